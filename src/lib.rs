@@ -1,5 +1,6 @@
 pub mod conninfo;
 pub mod demo;
 pub mod pgoutput;
+pub mod plan;
 pub mod types;
 pub mod wire;
