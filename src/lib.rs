@@ -1,6 +1,8 @@
+pub mod cli;
 pub mod config;
 pub mod conninfo;
 pub mod demo;
+pub mod exit;
 pub mod logging;
 pub mod pgoutput;
 pub mod plan;

@@ -1,0 +1,307 @@
+//! What can be typed. Flags become a [`Layer`] of the configuration; nothing is checked here that could as well come
+//! from the environment or the file.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::config::{Environment, Layer, Loaded, load};
+use crate::exit::ExitCode;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold());
+
+const AFTER_HELP: &str = "\
+Every option of run can also be given as SEQSHADOW_<OPTION> (SEQSHADOW_POLL_INTERVAL=5s; commas between several \
+values) or in the file (poll_interval = \"5s\"). Flags beat the environment, the environment beats the file.
+
+Passwords belong into a passfile (~/.pgpass) or the environment, not on the command line.
+
+Exit status: 0 yes or done, 1 no or not ready, 2 usage or configuration, 3 a server could not be reached, 4 refused \
+for safety.";
+
+/// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
+#[derive(Parser, Debug)]
+#[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Follow a publisher until told to stop (the default)
+    #[command(after_help = AFTER_HELP)]
+    Run(Box<RunArgs>),
+    /// Show it at work on two throw-away servers on this machine
+    Demo(DemoArgs),
+}
+
+/// Flags of `run`.
+#[derive(Args, Clone, Default)]
+pub struct RunArgs {
+    /// Replication slot of ours on the publisher
+    #[arg(short = 'S', long, value_name = "NAME")]
+    slot: Option<String>,
+    /// Publisher [default: the subscription's own conninfo, where the role may read it]
+    #[arg(long, value_name = "CONNINFO")]
+    publisher: Option<String>,
+    /// Subscriber [default: libpq's defaults, PGHOST… or the local socket]
+    #[arg(long, value_name = "CONNINFO")]
+    subscriber: Option<String>,
+    /// Publication to follow, repeatable [default: those of the subscription]
+    #[arg(long, value_name = "NAME")]
+    publication: Vec<String>,
+    /// Subscription on the subscriber [default: the only one there]
+    #[arg(long, value_name = "NAME")]
+    subscription: Option<String>,
+    /// Configuration file (TOML); -FILE if it may be missing
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    config: Option<PathBuf>,
+
+    /// Manage the sequences of these schemas only, repeatable
+    #[arg(short = 'n', long, value_name = "PATTERN", help_heading = "Which sequences")]
+    schema: Vec<String>,
+    /// Leave these schemas alone, repeatable
+    #[arg(short = 'N', long, value_name = "PATTERN", help_heading = "Which sequences")]
+    exclude_schema: Vec<String>,
+    /// Leave these sequences alone, repeatable
+    #[arg(long, value_name = "PATTERN", help_heading = "Which sequences")]
+    exclude_sequence: Vec<String>,
+    /// A table with another name on the subscriber, repeatable
+    #[arg(long, value_name = "FROM=TO", help_heading = "Which sequences")]
+    rename: Vec<String>,
+
+    /// Make the slot if it is missing [default]
+    #[arg(long, overrides_with = "no_create_slot", help_heading = "Slot and stream")]
+    create_slot: bool,
+    /// Never make the slot
+    #[arg(long, help_heading = "Slot and stream")]
+    no_create_slot: bool,
+    /// Use a slot that ends with the connection, and never holds back WAL
+    #[arg(long, help_heading = "Slot and stream")]
+    temporary_slot: bool,
+    /// Make the slot a failover slot (publisher 17 or newer)
+    #[arg(long, help_heading = "Slot and stream")]
+    failover: bool,
+    /// See large transactions before they commit: on, off or parallel [default: on]
+    #[arg(long, value_name = "MODE", help_heading = "Slot and stream")]
+    streaming: Option<String>,
+    /// How much WAL the slot may hold back on the publisher [default: 1GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Slot and stream")]
+    max_retained_wal: Option<String>,
+
+    /// How many ids ahead: auto or a number [default: auto]
+    #[arg(long, value_name = "IDS", help_heading = "Targets")]
+    lead: Option<String>,
+    /// A single id far out: set it aside, or follow it [default: aside]
+    #[arg(long, value_name = "aside|follow", help_heading = "Targets")]
+    outliers: Option<String>,
+
+    /// Read sequences that the stream does not show this often [default: 10s]
+    #[arg(long, value_name = "TIME", help_heading = "Times")]
+    poll_interval: Option<String>,
+    /// Compare the subscriber's sequences with what was promised this often [default: 1s]
+    #[arg(long, value_name = "TIME", help_heading = "Times")]
+    verify_interval: Option<String>,
+    /// Tell the publisher where we are at least this often [default: 10s]
+    #[arg(short = 's', long, value_name = "TIME", help_heading = "Times")]
+    status_interval: Option<String>,
+    /// Look for new tables, columns and sequences this often [default: 1min]
+    #[arg(long, value_name = "TIME", help_heading = "Times")]
+    refresh_interval: Option<String>,
+    /// Log a summary this often, 0 for never [default: 1min]
+    #[arg(long, value_name = "TIME", help_heading = "Times")]
+    summary_interval: Option<String>,
+    /// Give up an attempt to connect after this time [default: 10s]
+    #[arg(long, value_name = "TIME", help_heading = "Times")]
+    connect_timeout: Option<String>,
+    /// End within this time when told to stop [default: 20s]
+    #[arg(long, value_name = "TIME", help_heading = "Times")]
+    grace: Option<String>,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Flags about the log, for every verb that has one.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LogArgs {
+    /// auto, human or json [default: auto]
+    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
+    log_format: Option<String>,
+    /// off, error, warn, info, debug, trace, or directives as tracing has them [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = "Log", conflicts_with_all = ["verbose", "quiet"])]
+    log_level: Option<String>,
+    /// Log more (-v debug, -vv trace)
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Log", conflicts_with = "quiet")]
+    verbose: u8,
+    /// Log less (-q warnings, -qq errors)
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Log")]
+    quiet: u8,
+}
+
+/// Flags of `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// How long the load runs, in seconds
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// Rows inserted each second
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+    /// Keep the servers' directories afterwards
+    #[arg(long)]
+    pub keep: bool,
+    /// Directory with postgres, initdb and pg_ctl, repeatable [default: those found]
+    #[arg(long, value_name = "DIR")]
+    pub pg_bindir: Vec<PathBuf>,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl Cli {
+    /// Parses arguments (the first is the program). On failure, and for `--help` and `--version`, the text is printed
+    /// already and the exit status says which it was.
+    pub fn parse_from_args<I, T>(args: I) -> Result<Verb, ExitCode>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        match Cli::try_parse_from(args) {
+            Ok(cli) => Ok(cli.into_verb()),
+            Err(error) if error.use_stderr() => {
+                eprint!("{}", explain(&error));
+                Err(ExitCode::Usage)
+            }
+            Err(help) => {
+                // A closed pipe after `--help` is no failure.
+                let _ = help.print();
+                Err(ExitCode::Success)
+            }
+        }
+    }
+
+    fn into_verb(self) -> Verb {
+        self.verb.unwrap_or_else(|| Verb::Run(Box::new(self.run)))
+    }
+}
+
+/// The error without what was typed, where that looks like part of a conninfo: an unquoted one falls apart into
+/// arguments, and the password's would be repeated.
+fn explain(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let secret = text.to_ascii_lowercase().contains("password") || text.contains("://");
+    if secret {
+        return "error: the arguments cannot be understood; one looks like part of a connection string and is not \
+                shown. Quote it as one argument: --publisher 'host=db dbname=app'\n\nFor more information, try \
+                '--help'.\n"
+            .to_owned();
+    }
+    text
+}
+
+impl RunArgs {
+    /// The file named on the command line.
+    #[must_use]
+    pub fn config(&self) -> Option<&std::path::Path> {
+        self.config.as_deref()
+    }
+
+    /// What was typed, as the strongest layer of the configuration.
+    #[must_use]
+    pub fn layer(&self) -> Layer {
+        let mut layer = Layer::default();
+        let one = [
+            ("slot", &self.slot),
+            ("publisher", &self.publisher),
+            ("subscriber", &self.subscriber),
+            ("subscription", &self.subscription),
+            ("streaming", &self.streaming),
+            ("max_retained_wal", &self.max_retained_wal),
+            ("lead", &self.lead),
+            ("outliers", &self.outliers),
+            ("poll_interval", &self.poll_interval),
+            ("verify_interval", &self.verify_interval),
+            ("status_interval", &self.status_interval),
+            ("refresh_interval", &self.refresh_interval),
+            ("summary_interval", &self.summary_interval),
+            ("connect_timeout", &self.connect_timeout),
+            ("grace", &self.grace),
+        ];
+        for (key, text) in one {
+            text.iter().for_each(|text| layer.flag(key, text));
+        }
+        let many = [
+            ("publication", &self.publication),
+            ("schema", &self.schema),
+            ("exclude_schema", &self.exclude_schema),
+            ("exclude_sequence", &self.exclude_sequence),
+            ("rename", &self.rename),
+        ];
+        for (key, texts) in many {
+            texts.iter().for_each(|text| layer.flag(key, text));
+        }
+        let switches = [
+            ("create_slot", self.create_slot, "on"),
+            ("create_slot", self.no_create_slot, "off"),
+            ("temporary_slot", self.temporary_slot, "on"),
+            ("failover", self.failover, "on"),
+        ];
+        for (key, _, text) in switches.iter().filter(|(_, given, _)| *given) {
+            layer.flag(key, *text);
+        }
+        self.log.add_to(&mut layer);
+        layer
+    }
+
+    /// The settings: what was typed, over `environment`, over the file. Call it again to reload.
+    pub fn load(&self, environment: &Environment) -> Result<Loaded, crate::config::ConfigError> {
+        load(&self.layer(), self.config(), environment)
+    }
+}
+
+/// Shows which flags were given, not their values: a conninfo may hold a password.
+impl std::fmt::Debug for RunArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunArgs").field("config", &self.config).field("flags", &self.layer()).finish()
+    }
+}
+
+impl LogArgs {
+    fn add_to(&self, layer: &mut Layer) {
+        self.log_format.iter().for_each(|text| layer.flag("log_format", text));
+        if let Some(level) = self.level() {
+            layer.flag("log_level", level);
+        }
+    }
+
+    /// The level typed, if any.
+    #[must_use]
+    pub fn level(&self) -> Option<&str> {
+        match (self.quiet, self.verbose) {
+            (0, 0) => self.log_level.as_deref(),
+            (0, 1) => Some("debug"),
+            (0, _) => Some("trace"),
+            (1, _) => Some("warn"),
+            _ => Some("error"),
+        }
+    }
+
+    /// The format typed, if any.
+    #[must_use]
+    pub fn format(&self) -> Option<&str> {
+        self.log_format.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests;

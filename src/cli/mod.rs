@@ -1,0 +1,3 @@
+//! The command line: [`args`] says what can be typed.
+
+pub mod args;
