@@ -137,7 +137,10 @@ impl fmt::Debug for Layer {
     }
 }
 
-pub(super) const PREFIX: &str = "SEQSHADOW_";
+const PREFIX: &str = "SEQSHADOW_";
+
+/// A variable no further than this from a setting's is most likely a misspelt one.
+const TYPO_LETTERS: usize = 2;
 
 fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase())
@@ -158,10 +161,14 @@ impl Environment {
         self.0.get(&format!("{PREFIX}CONFIG"))
     }
 
-    /// Variables with our prefix that no setting reads: most likely misspelt.
-    pub(super) fn unknown(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str).filter(|name| {
-            *name != "SEQSHADOW_CONFIG" && !KEYS.iter().any(|(key, _)| variable(key) == **name)
+    /// Variables that look like a setting's, misspelt, each with the right spelling. Others with our prefix are for
+    /// tests and the demonstration, and none of our business.
+    pub(super) fn misspelt(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.keys().filter_map(|name| {
+            let key = name.strip_prefix(PREFIX)?;
+            let nearest = nearest(key);
+            let close = (1..=TYPO_LETTERS).contains(&distance(key, nearest));
+            close.then(|| (name.as_str(), variable(nearest)))
         })
     }
 }

@@ -145,8 +145,8 @@ pub fn load(flags: &Layer, config: Option<&Path>, environment: &Environment) -> 
     let from_environment = Layer::from_environment(environment)?;
     let settings = read::settings(&[flags, &from_environment, &from_file])?;
     let warnings = environment
-        .unknown()
-        .map(|name| format!("the environment variable {name} is none of ours; is it misspelt?"))
+        .misspelt()
+        .map(|(name, meant)| format!("the environment variable {name} is not read; is {meant} meant?"))
         .collect();
     Ok(Loaded { settings, file, warnings })
 }
