@@ -289,9 +289,17 @@ mod tests {
 
     #[test]
     fn a_misspelt_variable_is_a_warning() {
-        let loaded = load(&flags(&[("slot", "s")]), None, &environment(&[("SEQSHADOW_LEED", "3")])).unwrap();
-        assert_eq!(loaded.warnings.len(), 1);
-        assert!(loaded.warnings[0].contains("SEQSHADOW_LEED"));
+        let given = [
+            ("SEQSHADOW_LEED", "3"),
+            ("SEQSHADOW_LEAD", "3"),
+            ("SEQSHADOW_CACHE", "/x"),
+            ("SEQSHADOW_CONFIG", "-/nonexistent"),
+        ];
+        let loaded = load(&flags(&[("slot", "s")]), None, &environment(&given)).unwrap();
+        assert_eq!(
+            loaded.warnings,
+            ["the environment variable SEQSHADOW_LEED is not read; is SEQSHADOW_LEAD meant?"]
+        );
     }
 
     #[test]
