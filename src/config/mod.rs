@@ -1,7 +1,7 @@
 //! Flags over environment over file over defaults, checked once and then trusted: [`Settings`].
 //!
-//! [`layer`] turns each source into texts by key, [`file`] and [`value`] read them, [`read`] checks what they mean
-//! together, and [`reload`] says what a SIGHUP may change. A conninfo is kept as a secret: it shows nothing of itself.
+//! `layer` turns each source into texts by key, `file` and `value` read them, `read` checks what they mean
+//! together, and `reload` says what a SIGHUP may change. A conninfo is kept as a secret: it shows nothing of itself.
 
 mod file;
 mod layer;
