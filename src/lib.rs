@@ -6,5 +6,6 @@ pub mod exit;
 pub mod logging;
 pub mod pgoutput;
 pub mod plan;
+pub mod session;
 pub mod types;
 pub mod wire;

@@ -1,0 +1,163 @@
+//! Whether the server's certificate is to be trusted, by libpq's rules.
+//!
+//! Goes in: the chain that the server shows. Comes out: a yes or the reason why not. Without roots the certificate is not
+//! looked at (`sslmode=require` without a root file), but the handshake must still be signed by its key.
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+
+use super::certificate;
+
+/// The certificates that everything must lead to.
+#[derive(Debug)]
+pub(super) struct Roots {
+    certificates: Vec<CertificateDer<'static>>,
+    /// From a file of the user, whose certificates are checked as OpenSSL checks them: they must be authorities and
+    /// must not be expired, and a self-signed server certificate in the file is trusted itself.
+    strict: bool,
+}
+
+impl Roots {
+    pub(super) fn file(certificates: Vec<CertificateDer<'static>>) -> Self {
+        Roots { certificates, strict: true }
+    }
+
+    pub(super) fn system(certificates: Vec<CertificateDer<'static>>) -> Self {
+        Roots { certificates, strict: false }
+    }
+}
+
+/// Decides about one server.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    roots: Option<Roots>,
+    host: Option<String>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    /// `host` is checked against the certificate's names where it is given (verify-full).
+    pub(super) fn new(
+        roots: Option<Roots>,
+        host: Option<String>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Self {
+        Verifier { roots, host, algorithms }
+    }
+
+    fn check_chain(
+        &self,
+        roots: &Roots,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), String> {
+        if roots.strict && roots.certificates.iter().any(|root| root == leaf) && is_self_issued(leaf) {
+            return check_dates(leaf, now, "the server certificate");
+        }
+        let mut store = RootCertStore::empty();
+        let mut expired = false;
+        for root in &roots.certificates {
+            if roots.strict && !is_authority(root) {
+                continue;
+            }
+            if roots.strict && check_dates(root, now, "").is_err() {
+                expired = true;
+                continue;
+            }
+            // What cannot be read cannot be trusted; the chain then fails on its own.
+            let _ = store.add(root.clone());
+        }
+        let result = ParsedCertificate::try_from(leaf).and_then(|leaf| {
+            verify_server_cert_signed_by_trust_anchor(&leaf, &store, intermediates, now, self.algorithms.all)
+        });
+        result.map_err(|error| match error {
+            Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) if expired => {
+                "certificate verify failed: no issuer that is trusted, and a root certificate has expired"
+                    .to_owned()
+            }
+            error => format!("certificate verify failed: {error}"),
+        })
+    }
+}
+
+fn refuse(reason: String) -> Error {
+    Error::General(reason)
+}
+
+fn check_dates(certificate: &[u8], now: UnixTime, what: &str) -> Result<(), String> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|e| format!("{what} is malformed: {e}"))?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if parsed.validity().not_after.timestamp() < now {
+        return Err(format!("certificate verify failed: {what} has expired"));
+    }
+    if parsed.validity().not_before.timestamp() > now {
+        return Err(format!("certificate verify failed: {what} is not yet valid"));
+    }
+    Ok(())
+}
+
+fn is_self_issued(certificate: &[u8]) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
+}
+
+/// Whether a root may sign others: its constraints say so, or it is too old to have any and signed itself.
+fn is_authority(certificate: &[u8]) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
+        return false;
+    };
+    match parsed.basic_constraints() {
+        Ok(Some(constraints)) => constraints.value.ca,
+        Ok(None) if parsed.version() == X509Version::V1 => is_self_issued(certificate),
+        Ok(None) => parsed.key_usage().ok().flatten().is_some_and(|usage| usage.value.key_cert_sign()),
+        Err(_) => false,
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(roots) = &self.roots {
+            self.check_chain(roots, leaf, intermediates, now).map_err(refuse)?;
+        }
+        if let Some(host) = &self.host {
+            certificate::check_host(leaf, host).map_err(refuse)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
