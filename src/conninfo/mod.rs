@@ -125,6 +125,10 @@ impl Conninfo {
                 options.set_if_absent(row, value.to_owned());
             }
         }
+        if env.variable("PGREQUIRESSL").is_some_and(|value| value.starts_with('1')) {
+            // The oldest way to ask for TLS; still honoured where nothing newer says otherwise.
+            options.set_default("sslmode", "require");
+        }
         typed::build(&options, env)
     }
 
@@ -168,15 +172,11 @@ impl Conninfo {
         }
     }
 
-    /// What the server shows as `application_name`.
+    /// What the server shows as `application_name`; an explicitly empty one is not replaced by the fallback.
     #[must_use]
     pub fn application_name(&self) -> Option<&str> {
-        let given = |name: &'_ Option<String>| name.as_deref().filter(|name| !name.is_empty()).is_some();
-        if given(&self.application_name) {
-            self.application_name.as_deref()
-        } else {
-            self.fallback_application_name.as_deref().filter(|name| !name.is_empty())
-        }
+        let name = self.application_name.as_deref().or(self.fallback_application_name.as_deref());
+        name.filter(|name| !name.is_empty())
     }
 
     /// Sets `application_name`, whatever the connection string says.

@@ -44,6 +44,11 @@ impl Options {
         Ok(())
     }
 
+    /// Sets a default of a keyword that the caller knows to exist.
+    pub(crate) fn set_default(&mut self, keyword: &'static str, value: &str) {
+        self.values.entry(keyword).or_insert_with(|| value.to_owned());
+    }
+
     /// Sets a value only where none is: what service files, the environment and defaults do.
     pub(crate) fn set_if_absent(&mut self, row: &'static Keyword, value: String) {
         self.values.entry(row.name).or_insert(value);

@@ -94,7 +94,7 @@ fn match_field<'a>(line: &'a str, wanted: &str) -> Option<&'a str> {
     let mut rest = line.chars();
     loop {
         let c = match rest.next()? {
-            ':' => return wanted.next().is_none().then(|| rest.as_str()),
+            ':' => return wanted.next().is_none().then_some(rest.as_str()),
             '\\' => rest.next()?,
             c => c,
         };

@@ -165,7 +165,7 @@ impl<'a> Authenticator<'a> {
     }
 
     fn password(&self) -> Result<&str, AuthError> {
-        let given = self.password.as_ref().map(|password| password.expose_secret());
+        let given = self.password.as_ref().map(ExposeSecret::expose_secret);
         given.filter(|password| !password.is_empty()).ok_or(AuthError::NoPassword)
     }
 

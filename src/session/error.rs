@@ -34,7 +34,7 @@ pub enum ConnectError {
     Auth { peer: String, source: AuthError },
     /// The server said no, with its SQLSTATE.
     #[error("{peer}: {error}")]
-    Server { peer: String, error: ServerError },
+    Server { peer: String, error: Box<ServerError> },
     /// What the peer sends is not PostgreSQL's protocol.
     #[error("{peer}: {source}")]
     Protocol { peer: String, source: ProtocolError },

@@ -64,13 +64,17 @@ impl Fault {
         let peer = peer.to_owned();
         match self {
             // rustls passes alerts of the other side through as IO errors: a refused client certificate is one.
-            Fault::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            Fault::Io(error)
+                if error
+                    .get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) =>
+            {
                 ConnectError::Tls { peer, reason: format!("SSL error: {error}") }
             }
             Fault::Io(source) => ConnectError::Unreachable { peer, during: "startup", source },
             Fault::Protocol(source) => ConnectError::Protocol { peer, source },
             Fault::Auth(source) => ConnectError::Auth { peer, source },
-            Fault::Server { error, .. } => ConnectError::Server { peer, error },
+            Fault::Server { error, .. } => ConnectError::Server { peer, error: Box::new(error) },
         }
     }
 }

@@ -2,4 +2,6 @@
 //! the same kind of refusal; TLS is never weaker than asked; passwords never show.
 
 mod cluster;
+mod outcome;
+mod psql;
 mod sql;
