@@ -5,9 +5,10 @@
 
 use super::auth::{AuthError, Authenticator, Channel};
 use super::dial::{self, Address, Handshake};
-use super::error::ConnectError;
+use super::error::{CANNOT_CONNECT_NOW, ConnectError};
 use super::startup::{Dialogue, Fault};
-use super::{Purpose, Session, Socket, TargetCheck, target};
+use super::target::{self, TargetCheck};
+use super::{Purpose, Session, Socket};
 use crate::conninfo::{Conninfo, Host, PassfileOutcome, SslCertMode, SslMode};
 
 /// What to do after a failure.
@@ -28,9 +29,6 @@ pub(super) struct Failure {
     /// The same address may work with, or without, TLS.
     other_way: bool,
 }
-
-/// The startup refused because the server is starting up, shutting down or still replaying: ERRCODE_CANNOT_CONNECT_NOW.
-const CANNOT_CONNECT_NOW: &str = "57P03";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {

@@ -266,3 +266,159 @@ impl<'a> Authenticator<'a> {
         Ok(Step::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conninfo::{Conninfo, Environment};
+
+    struct Setup {
+        conninfo: Conninfo,
+        channel: Channel,
+    }
+
+    fn setup(settings: &str, channel: Channel) -> Setup {
+        let text = format!("user=bob password=hunter2 {settings}");
+        Setup { conninfo: Conninfo::parse(&text, &Environment::empty()).unwrap(), channel }
+    }
+
+    fn run(setup: &Setup, requests: Vec<AuthRequest>) -> Result<Step, AuthError> {
+        let conninfo = &setup.conninfo;
+        let mut authenticator = Authenticator::new(
+            conninfo.user(),
+            conninfo.password().cloned(),
+            conninfo.channel_binding(),
+            conninfo.require_auth(),
+            setup.channel.clone(),
+        );
+        assert!(!format!("{authenticator:?}").contains("hunter2"));
+        requests.into_iter().try_fold(Step::Wait, |_, request| authenticator.answer(request))
+    }
+
+    fn plain() -> Channel {
+        Channel::default()
+    }
+
+    fn tls() -> Channel {
+        Channel { encrypted: true, server_end_point: Some(vec![7; 32]) }
+    }
+
+    fn scram(names: &[&str]) -> AuthRequest {
+        AuthRequest::Sasl(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    const MD5: AuthRequest = AuthRequest::Md5(*b"salt");
+
+    #[test]
+    fn passwords_are_sent_as_asked() {
+        let step = run(&setup("", plain()), vec![AuthRequest::Cleartext]).unwrap();
+        assert_eq!(step, Step::Send(Bytes::from_static(b"p\0\0\0\x0chunter2\0")));
+        let Step::Send(message) = run(&setup("", plain()), vec![MD5]).unwrap() else {
+            panic!("nothing sent")
+        };
+        assert!(message.starts_with(b"p\0\0\0\x28md5"));
+        assert_eq!(run(&setup("", plain()), vec![MD5, AuthRequest::Ok]).unwrap(), Step::Done);
+    }
+
+    #[test]
+    fn no_password_is_told_before_anything_is_sent() {
+        let bare = Conninfo::parse("user=bob password=''", &Environment::empty()).unwrap();
+        let setup = Setup { conninfo: bare, channel: plain() };
+        for request in [AuthRequest::Cleartext, MD5, scram(&["SCRAM-SHA-256"])] {
+            assert!(matches!(run(&setup, vec![request]), Err(AuthError::NoPassword)));
+        }
+        assert_eq!(run(&setup, vec![AuthRequest::Ok]).unwrap(), Step::Done);
+    }
+
+    #[test]
+    fn require_auth_holds_for_every_request() {
+        for (list, request, fine) in [
+            ("scram-sha-256", AuthRequest::Cleartext, false),
+            ("scram-sha-256", MD5, false),
+            ("scram-sha-256", AuthRequest::Ok, false),
+            ("scram-sha-256", scram(&["SCRAM-SHA-256"]), true),
+            ("md5,password", scram(&["SCRAM-SHA-256"]), false),
+            ("md5,password", MD5, true),
+            ("none", AuthRequest::Ok, true),
+            ("none", MD5, false),
+            ("!password", AuthRequest::Cleartext, false),
+            ("!password", AuthRequest::Ok, true),
+            ("!none", AuthRequest::Ok, false),
+            ("!scram-sha-256", scram(&["SCRAM-SHA-256"]), false),
+        ] {
+            let shown = format!("{list} {request:?}");
+            let result = run(&setup(&format!("require_auth={list}"), plain()), vec![request]);
+            assert_eq!(result.is_ok(), fine, "{shown}: {result:?}");
+        }
+        let done = run(&setup("require_auth=md5", plain()), vec![MD5, AuthRequest::Ok]).unwrap();
+        assert_eq!(done, Step::Done);
+    }
+
+    #[test]
+    fn channel_binding_is_used_when_it_can_be_and_demanded_when_it_must_be() {
+        let both = || scram(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
+        let first =
+            |settings: &str, channel: Channel, request| match run(&setup(settings, channel), vec![request]) {
+                Ok(Step::Send(message)) => {
+                    let text = String::from_utf8_lossy(&message).into_owned();
+                    text.split(",,")
+                        .next()
+                        .unwrap_or_default()
+                        .replace(|c: char| c.is_control() || !c.is_ascii(), " ")
+                }
+                other => format!("{other:?}"),
+            };
+        assert!(first("", tls(), both()).contains("SCRAM-SHA-256-PLUS"));
+        assert!(first("", tls(), both()).ends_with("p=tls-server-end-point"));
+        assert!(first("channel_binding=disable", tls(), both()).ends_with(" n"));
+        // "y": we could have, you did not offer.
+        assert!(first("", tls(), scram(&["SCRAM-SHA-256"])).ends_with(" y"));
+        assert!(first("", plain(), scram(&["SCRAM-SHA-256"])).ends_with(" n"));
+        assert!(first("", plain(), both()).contains("PlusWithoutTls"));
+        let required = "channel_binding=require";
+        for request in [AuthRequest::Cleartext, MD5, AuthRequest::Ok, scram(&["SCRAM-SHA-256"])] {
+            assert!(first(required, tls(), request).contains("ChannelBinding"));
+        }
+        assert!(first(required, plain(), both()).contains("TLS is not in use"));
+        // A certificate whose signature has no hash.
+        let no_hash = Channel { encrypted: true, server_end_point: None };
+        assert!(first(required, no_hash.clone(), both()).contains("ChannelBinding"));
+        assert!(first("", no_hash, both()).ends_with(" n"));
+    }
+
+    #[test]
+    fn the_end_of_scram_cannot_be_skipped_nor_its_order_changed() {
+        let start = || scram(&["SCRAM-SHA-256"]);
+        let data = || Bytes::from_static(b"v=AAAA");
+        for requests in [
+            vec![start(), AuthRequest::Ok],
+            vec![start(), AuthRequest::SaslFinal(data())],
+            vec![start(), start()],
+            vec![start(), AuthRequest::Cleartext],
+            vec![start(), MD5],
+            vec![AuthRequest::SaslContinue(data())],
+            vec![AuthRequest::SaslFinal(data())],
+            vec![MD5, start()],
+        ] {
+            let result = run(&setup("", plain()), requests);
+            assert!(matches!(result, Err(AuthError::OutOfOrder { .. })), "{result:?}");
+        }
+        for first in ["", "r=x,s=AAAA,i=4096", "r=,s=,i=0", "e=other-error", "\u{0}"] {
+            let data = Bytes::copy_from_slice(first.as_bytes());
+            let result = run(&setup("", plain()), vec![start(), AuthRequest::SaslContinue(data)]);
+            assert!(matches!(result, Err(AuthError::Scram(_))), "{first:?}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn what_we_cannot_do_is_named() {
+        for (request, name) in [
+            (AuthRequest::Unsupported("GSSAPI"), "GSSAPI"),
+            (scram(&["OAUTHBEARER"]), "OAUTHBEARER"),
+            (scram(&[]), "SASL"),
+        ] {
+            let message = run(&setup("", tls()), vec![request]).unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("not supported"), "{message}");
+        }
+    }
+}

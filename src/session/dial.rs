@@ -110,7 +110,7 @@ pub(super) async fn encrypt(
     let tls = TlsConnector::from(setup.config)
         .connect(setup.server_name, stream)
         .await
-        .map_err(|error| failed(format!("SSL error: {error}")))?;
+        .map_err(|error| failed(describe(&error)))?;
     let (_, connection) = tls.get_ref();
     if settings.negotiation == SslNegotiation::Direct && connection.alpn_protocol().is_none() {
         return Err(failed(
@@ -136,4 +136,13 @@ async fn ask_for_tls(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(answer)
+}
+
+/// What our own verifier says is said as it is; the rest is rustls'.
+fn describe(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::General(reason)) => reason.clone(),
+        _ => format!("SSL error: {error}"),
+    }
 }

@@ -10,6 +10,9 @@ use crate::conninfo::ConninfoError;
 
 use super::auth::AuthError;
 
+/// The server is starting up, shutting down or still replaying (ERRCODE_CANNOT_CONNECT_NOW).
+pub(super) const CANNOT_CONNECT_NOW: &str = "57P03";
+
 /// A failed attempt to connect; the message names the server and what was expected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -66,16 +69,32 @@ pub enum ConnectErrorKind {
 }
 
 impl ConnectError {
-    /// The failure that says most: of several, the first that got an answer from a server.
+    /// The failure that says most: of several, what a server answered counts more than what did not come about, and what
+    /// will not change by waiting more than what may.
     #[must_use]
     pub fn leading(&self) -> &ConnectError {
         let ConnectError::Several(failures) = self else {
             return self;
         };
-        let answered = |failure: &&ConnectError| {
-            !matches!(failure.kind(), ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout)
-        };
-        failures.iter().find(answered).or(failures.last()).map_or(self, ConnectError::leading)
+        let leading = failures
+            .iter()
+            .map(ConnectError::leading)
+            .reduce(|best, failure| if failure.weight() > best.weight() { failure } else { best });
+        leading.unwrap_or(self)
+    }
+
+    fn weight(&self) -> u8 {
+        match self.kind() {
+            ConnectErrorKind::Config => 8,
+            ConnectErrorKind::Auth => 7,
+            ConnectErrorKind::Server if self.sqlstate() != Some(CANNOT_CONNECT_NOW) => 6,
+            ConnectErrorKind::Tls => 5,
+            ConnectErrorKind::Protocol => 4,
+            ConnectErrorKind::NotWanted => 3,
+            ConnectErrorKind::Server => 2,
+            ConnectErrorKind::Timeout => 1,
+            ConnectErrorKind::Unreachable => 0,
+        }
     }
 
     /// The kind of the leading failure.

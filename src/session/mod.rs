@@ -5,7 +5,7 @@
 //! beyond the hosts, addresses and ways of the connection string, and never logs a password.
 //!
 //! In data-flow order: `mod` walks over the hosts, `attempt` over the ways of one address, `dial` opens the stream
-//! (`tls`, `verify`, `certificate`), `startup` speaks the protocol (`message`, `auth`), `target` asks for the server's
+//! (`tls`, `verify`, `certificate`, `version1`), `startup` speaks the protocol (`message`, `auth`), `target` asks for the server's
 //! role, `sql` hands the session to `tokio-postgres`.
 //!
 //! Where we differ from libpq, on purpose: a server that hangs up before it let us in counts as not reachable, so the
@@ -23,6 +23,7 @@ mod startup;
 mod target;
 mod tls;
 mod verify;
+mod version1;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

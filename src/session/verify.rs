@@ -5,13 +5,16 @@
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use super::certificate;
+use super::{certificate, version1};
 
 /// The certificates that everything must lead to.
 #[derive(Debug)]
@@ -60,27 +63,30 @@ impl Verifier {
         if roots.strict && roots.certificates.iter().any(|root| root == leaf) && is_self_issued(leaf) {
             return check_dates(leaf, now, "the server certificate");
         }
-        let mut store = RootCertStore::empty();
-        let mut expired = false;
-        for root in &roots.certificates {
-            if roots.strict && !is_authority(root) {
-                continue;
-            }
-            if roots.strict && check_dates(root, now, "").is_err() {
-                expired = true;
-                continue;
-            }
+        let (anchors, others): (Vec<_>, Vec<_>) =
+            roots.certificates.iter().partition(|root| !roots.strict || is_anchor(root));
+        let (anchors, expired): (Vec<_>, Vec<_>) =
+            anchors.into_iter().partition(|root| !roots.strict || check_dates(root, now, "").is_ok());
+        let result = if version1::is_old(leaf) {
+            check_dates(leaf, now, "the server certificate")?;
+            let signed = anchors.iter().any(|root| version1::is_signed_by(leaf, root, self.algorithms));
+            if signed { Ok(()) } else { Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) }
+        } else {
+            let mut store = RootCertStore::empty();
             // What cannot be read cannot be trusted; the chain then fails on its own.
-            let _ = store.add(root.clone());
-        }
-        let result = ParsedCertificate::try_from(leaf).and_then(|leaf| {
-            verify_server_cert_signed_by_trust_anchor(&leaf, &store, intermediates, now, self.algorithms.all)
-        });
+            store.add_parsable_certificates(anchors.into_iter().cloned());
+            // Like OpenSSL: what is in the file and is no root may still be a link of the chain.
+            let links: Vec<_> = intermediates.iter().chain(others).cloned().collect();
+            ParsedCertificate::try_from(leaf).and_then(|leaf| {
+                verify_server_cert_signed_by_trust_anchor(&leaf, &store, &links, now, self.algorithms.all)
+            })
+        };
         result.map_err(|error| match error {
-            Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) if expired => {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) if !expired.is_empty() => {
                 "certificate verify failed: no issuer that is trusted, and a root certificate has expired"
                     .to_owned()
             }
+            Error::InvalidCertificate(error) => format!("certificate verify failed: {error}"),
             error => format!("certificate verify failed: {error}"),
         })
     }
@@ -108,17 +114,19 @@ fn is_self_issued(certificate: &[u8]) -> bool {
         .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
 }
 
-/// Whether a root may sign others: its constraints say so, or it is too old to have any and signed itself.
-fn is_authority(certificate: &[u8]) -> bool {
+/// Whether a certificate of the root file ends a chain: it signed itself and may sign others, because its constraints
+/// say so or because it is too old to have any.
+fn is_anchor(certificate: &[u8]) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
         return false;
     };
-    match parsed.basic_constraints() {
+    let may_sign = match parsed.basic_constraints() {
         Ok(Some(constraints)) => constraints.value.ca,
-        Ok(None) if parsed.version() == X509Version::V1 => is_self_issued(certificate),
+        Ok(None) if parsed.version() == X509Version::V1 => true,
         Ok(None) => parsed.key_usage().ok().flatten().is_some_and(|usage| usage.value.key_cert_sign()),
         Err(_) => false,
-    }
+    };
+    may_sign && is_self_issued(certificate)
 }
 
 impl ServerCertVerifier for Verifier {
@@ -145,6 +153,13 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if version1::is_old(certificate) {
+            return if version1::signed_handshake(certificate, message, signature, self.algorithms) {
+                Ok(HandshakeSignatureValid::assertion())
+            } else {
+                Err(Error::InvalidCertificate(CertificateError::BadSignature))
+            };
+        }
         verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
@@ -154,6 +169,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if version1::is_old(certificate) {
+            let key = version1::public_key(certificate)
+                .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+            return verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms);
+        }
         verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 

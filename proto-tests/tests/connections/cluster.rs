@@ -50,18 +50,62 @@ pub struct Cluster {
 /// A certificate authority that signs whatever is asked of it.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    key_pem: String,
     pub pem: String,
 }
 
 impl Authority {
     pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, name);
+        Authority::with(name, |_| {})
+    }
+
+    /// One whose own certificate is too old.
+    pub fn expired(name: &str) -> Self {
+        Authority::with(name, |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        })
+    }
+
+    fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = Authority::params(name);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
-        Authority { issuer: Issuer::new(params, key), pem }
+        Authority { key_pem: key.serialize_pem(), issuer: Issuer::new(params, key), pem }
+    }
+
+    fn params(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    }
+
+    pub fn key_pem(&self) -> String {
+        self.key_pem.clone()
+    }
+
+    /// An authority below this one, and its certificate.
+    pub fn intermediate(&self, name: &str) -> (Authority, String) {
+        let params = Authority::params(name);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let authority =
+            Authority { key_pem: key.serialize_pem(), issuer: Issuer::new(params, key), pem: pem.clone() };
+        (authority, pem)
+    }
+
+    /// A certificate that signed itself and is no authority.
+    pub fn self_signed_leaf(&self, common_name: &str, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
     /// Certificate and key for a common name and alternative names (host names or addresses).
@@ -79,7 +123,9 @@ impl Authority {
     ) -> (String, String) {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        if !common_name.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, common_name);
+        }
         for name in names {
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),

@@ -5,3 +5,4 @@ mod cluster;
 mod outcome;
 mod psql;
 mod sql;
+mod tls;
