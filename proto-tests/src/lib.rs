@@ -1,1 +1,2 @@
-
+pub mod encode;
+pub mod record;
