@@ -1,2 +1,5 @@
+//! What the tests of the workspace share.
+
+pub mod capture;
 pub mod encode;
 pub mod record;
