@@ -20,7 +20,7 @@ use seqshadow::pgoutput::{
     IdFormat, ProtocolVersion, Relation, Sink, Streaming, Tap, Tracked, Truncation, Unreadable, type_oid,
 };
 use seqshadow::types::Lsn;
-use seqshadow::wire::{Limits, Replication, Scanner};
+use seqshadow::wire::{Backend, Limits, Replication, Scanner};
 
 const RELATION: u32 = 16_385;
 const BODY_AT: usize = 30; // CopyData header, XLogData header
@@ -108,7 +108,8 @@ impl Ours {
         self.sink.0 = 0;
         for frame in self.scanner.scan(bytes) {
             let frame = frame.unwrap();
-            if let Replication::XLogData { payload, .. } = Replication::parse(frame.body).unwrap() {
+            let Backend::CopyData(body) = Backend::parse(frame).unwrap() else { panic!("no CopyData") };
+            if let Replication::XLogData { payload, .. } = Replication::parse(body).unwrap() {
                 self.tap.feed_cut(payload, frame.rest, &mut self.sink).unwrap();
             }
         }
@@ -156,11 +157,9 @@ fn memory_sum(bytes: &[u8]) -> u64 {
 }
 
 fn decode(c: &mut Criterion) {
-    for (name, columns, message_bytes, total_bytes) in [
-        ("174 B", 6, 174, 256 << 20),
-        ("927 B", 24, 927, 256 << 20),
-        ("174 B in cache", 6, 174, 64 << 10),
-    ] {
+    for (name, columns, message_bytes, total_bytes) in
+        [("174 B", 6, 174, 256 << 20), ("927 B", 24, 927, 256 << 20), ("174 B in cache", 6, 174, 64 << 10)]
+    {
         let stream = stream(columns, message_bytes, total_bytes);
         let shared = bytes::Bytes::from(stream.bytes.clone());
         assert_eq!(Ours::new(&stream).run(&stream.bytes), stream.largest);

@@ -91,19 +91,66 @@ pub(crate) fn integer(text: &[u8]) -> Result<i64, Unreadable> {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),
     };
-    // 19 digits cannot pass what a u64 holds.
-    if digits.is_empty() || digits.len() > 19 {
-        return unusual(negative, digits);
+    match magnitude(digits) {
+        Some(magnitude) => signed(negative, magnitude),
+        None => unusual(negative, digits),
     }
-    let mut magnitude = 0u64;
-    for &byte in digits {
+}
+
+/// The value of 1 to 19 digits, which a `u64` can hold whatever they are; `None` for anything else.
+#[inline]
+fn magnitude(digits: &[u8]) -> Option<u64> {
+    match digits.len() {
+        4..=8 => up_to_eight(digits),
+        9..=16 => {
+            let (head, tail) = digits.split_last_chunk::<8>()?;
+            Some(one_by_one(head)? * 100_000_000 + eight(u64::from_le_bytes(*tail))?)
+        }
+        1..=3 | 17..=19 => one_by_one(digits),
+        _ => None,
+    }
+}
+
+#[inline]
+fn one_by_one(digits: &[u8]) -> Option<u64> {
+    let mut sum = 0u64;
+    for byte in digits {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            return unusual(negative, digits);
+            return None;
         }
-        magnitude = magnitude.wrapping_mul(10).wrapping_add(u64::from(digit));
+        sum = sum.wrapping_mul(10).wrapping_add(u64::from(digit));
     }
-    signed(negative, magnitude)
+    Some(sum)
+}
+
+/// The value of 4 to 8 digits: two loads that overlap, filled up with zeros in front.
+#[inline]
+fn up_to_eight(digits: &[u8]) -> Option<u64> {
+    let first = u64::from(u32::from_le_bytes(*digits.first_chunk::<4>()?));
+    let last = u64::from(u32::from_le_bytes(*digits.last_chunk::<4>()?));
+    let length = u32::try_from(digits.len()).ok()?;
+    let front = 8u32.checked_sub(length)? * 8;
+    eight((first << front) | (last << 32) | ZEROS.unbounded_shr(64 - front))
+}
+
+/// Eight times `'0'`.
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The value of eight digits at once, the first of them in the lowest byte: neighbours are joined to pairs, pairs to
+/// fours, fours to the whole, each step with one multiplication for all of them.
+#[inline]
+fn eight(digits: u64) -> Option<u64> {
+    const HIGH: u64 = 0xF0F0_F0F0_F0F0_F0F0;
+    const SIX: u64 = 0x0606_0606_0606_0606;
+    // A byte is a digit when its upper half is 3, and still is after adding 6.
+    if (digits & HIGH) | ((digits.wrapping_add(SIX) & HIGH) >> 4) != 0x3333_3333_3333_3333 {
+        return None;
+    }
+    let ones = digits & !HIGH;
+    let pairs = ones.wrapping_mul(10).wrapping_add(ones >> 8) & 0x00FF_00FF_00FF_00FF;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_FFFF_0000_FFFF;
+    Some(fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF)
 }
 
 #[inline]
@@ -220,6 +267,25 @@ mod tests {
         assert_eq!(integer(b"00000000000000000000000000000000042"), Ok(42));
         assert_eq!(integer(b"0009223372036854775807"), Ok(i64::MAX));
         assert_eq!(integer(b"-0"), Ok(0));
+    }
+
+    #[test]
+    fn digits_taken_together_are_the_same_as_one_by_one() {
+        for length in 1..=19 {
+            for seed in 0..200u64 {
+                let digits: Vec<u8> = (0..length)
+                    .map(|at| b'0' + u8::try_from((seed * 7919 + at * 104_729 + seed * at) % 10).unwrap())
+                    .collect();
+                assert_eq!(magnitude(&digits), one_by_one(&digits));
+            }
+            for at in 0..length {
+                for byte in [0, b'/', b':', b'-', b' ', b'.', b'p', 0xB5, 0xFF] {
+                    let mut digits = vec![b'5'; usize::try_from(length).unwrap()];
+                    digits[usize::try_from(at).unwrap()] = byte;
+                    assert_eq!(magnitude(&digits), None, "{digits:?}");
+                }
+            }
+        }
     }
 
     #[test]

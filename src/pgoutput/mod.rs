@@ -6,6 +6,7 @@
 //! Source: PostgreSQL manual, "Logical Replication Message Formats", and `src/backend/replication/logical/proto.c`.
 
 pub mod error;
+mod expected;
 pub mod id;
 pub mod message;
 pub mod protocol;

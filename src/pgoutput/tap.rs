@@ -12,6 +12,7 @@ use crate::types::Lsn;
 use crate::wire::Reader;
 
 use super::error::{DecodeError, Place};
+use super::expected::Expected;
 use super::message::Message;
 use super::protocol::{Context, ProtocolVersion, Streaming};
 use super::relation::Relation;
@@ -29,6 +30,8 @@ pub struct Tap {
     relations: Relations,
     /// The relation last described to [`Sink::unreadable_id`], so that a run of such ids costs no allocation.
     described: Option<Relation>,
+    /// How the next row begins if it is like the last one.
+    expected: Option<Expected>,
 }
 
 impl Tap {
@@ -40,7 +43,14 @@ impl Tap {
 
     #[must_use]
     pub fn with_limits(version: ProtocolVersion, streaming: Streaming, limits: RelationLimits) -> Self {
-        Tap { version, streaming, place: Place::Idle, relations: Relations::new(limits), described: None }
+        Tap {
+            version,
+            streaming,
+            place: Place::Idle,
+            relations: Relations::new(limits),
+            described: None,
+            expected: None,
+        }
     }
 
     /// A new connection begins: the publisher will describe every relation anew.
@@ -48,10 +58,12 @@ impl Tap {
         self.place = Place::Idle;
         self.relations.clear();
         self.described = None;
+        self.expected = None;
     }
 
     /// The catalog changed: asks the sink again about every relation described so far.
     pub fn retrack<S: Sink>(&mut self, sink: &mut S) {
+        self.expected = None;
         self.relations.retrack(sink);
     }
 
@@ -89,6 +101,11 @@ impl Tap {
         rest: usize,
         sink: &mut S,
     ) -> Result<(), DecodeError> {
+        if let Some(expected) = &self.expected
+            && expected.take(payload, sink)
+        {
+            return Ok(());
+        }
         match payload.first() {
             Some(b'I') => self.row(RowKind::Insert, payload, rest, sink),
             Some(b'U') => self.row(RowKind::Update, payload, rest, sink),
@@ -98,7 +115,7 @@ impl Tap {
     }
 
     /// An Insert or Update: looked at only as far as ids are tracked.
-    #[inline]
+    #[inline(never)]
     fn row<S: Sink>(
         &mut self,
         kind: RowKind,
@@ -111,17 +128,22 @@ impl Tap {
         if matches!(entry.plan, Plan::Skip) {
             return Ok(());
         }
-        Row { entry, kind, rest }.walk(r, &mut Report { sink, described: &mut self.described })
+        let expected = Expected::after(payload, r, &entry.plan);
+        Row { entry, kind, rest }.walk(r, &mut Report { sink, described: &mut self.described })?;
+        self.expected = expected;
+        Ok(())
     }
 
     /// A Delete carries no id that was not seen before.
-    #[inline]
+    #[inline(never)]
     fn delete(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
         changed(self.place, &mut self.relations, "Delete", &mut Reader::new(payload)).map(drop)
     }
 
     /// Everything that is not a row.
+    #[inline(never)]
     fn control<S: Sink>(&mut self, payload: &[u8], rest: usize, sink: &mut S) -> Result<(), DecodeError> {
+        self.expected = None;
         let in_stream = matches!(self.place, Place::Stream { .. });
         let context = Context { version: self.version, streaming: self.streaming, in_stream };
         let message = Message::decode_cut(payload, rest, &context)?;

@@ -167,7 +167,7 @@ impl Row<'_> {
 
 /// The value of a column, from the reader at column 0.
 #[inline]
-fn nth<'a>(r: &mut Reader<'a>, column: u16) -> Result<Value<'a>, ReadError> {
+pub(crate) fn nth<'a>(r: &mut Reader<'a>, column: u16) -> Result<Value<'a>, ReadError> {
     for _ in 0..column {
         Value::read(r)?;
     }
