@@ -7,6 +7,7 @@
 //!     cargo bench --bench decode
 
 #[path = "../proto-tests/src/encode.rs"]
+#[allow(dead_code, reason = "of the encoder of the tests, only rows are needed")]
 mod encode;
 
 use std::hint::black_box;

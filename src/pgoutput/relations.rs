@@ -146,16 +146,16 @@ impl Relations {
         }
     }
 
-    /// Takes note of a Relation message; a new or changed one is put before the sink.
+    /// Takes note of a Relation message; a new or changed one is put before the sink. Whether it was one.
     pub(crate) fn note<S: Sink>(
         &mut self,
         message: &RelationMessage<'_>,
         sink: &mut S,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<bool, DecodeError> {
         let known = self.probe(message.oid);
         let held = known.and_then(|at| self.entries.get(to_usize(at)));
         let freed = match held {
-            Some(entry) if *entry.description == *message.body() => return Ok(()),
+            Some(entry) if *entry.description == *message.body() => return Ok(false),
             Some(entry) => ENTRY_BYTES.saturating_add(entry.description.len()),
             None => 0,
         };
@@ -175,7 +175,7 @@ impl Relations {
             Some(held) => *held = entry,
             None => self.add(entry),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn add(&mut self, entry: Entry) {

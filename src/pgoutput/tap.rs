@@ -15,11 +15,10 @@ use super::error::{DecodeError, Place};
 use super::expected::Expected;
 use super::message::Message;
 use super::protocol::{Context, ProtocolVersion, Streaming};
-use super::relation::Relation;
 use super::relations::{Entry, Plan, RelationLimits, Relations};
 use super::sink::{Sink, StreamXids, Truncation};
 use super::transaction::{Begin, Commit, Prepare, Truncate, stream_xid};
-use super::walk::{Report, Row, RowKind};
+use super::walk::{Described, Report, Row, RowKind};
 
 /// The state of one stream.
 #[derive(Debug)]
@@ -28,8 +27,7 @@ pub struct Tap {
     streaming: Streaming,
     place: Place,
     relations: Relations,
-    /// The relation last described to [`Sink::unreadable_id`], so that a run of such ids costs no allocation.
-    described: Option<Relation>,
+    described: Described,
     /// How the next row begins if it is like the last one.
     expected: Option<Expected>,
 }
@@ -48,7 +46,7 @@ impl Tap {
             streaming,
             place: Place::Idle,
             relations: Relations::new(limits),
-            described: None,
+            described: Described::default(),
             expected: None,
         }
     }
@@ -57,7 +55,7 @@ impl Tap {
     pub fn reset(&mut self) {
         self.place = Place::Idle;
         self.relations.clear();
-        self.described = None;
+        self.described.clear();
         self.expected = None;
     }
 
@@ -161,8 +159,9 @@ impl Tap {
             Message::LogicalMessage(message) => sink.message(&message),
             Message::Relation(relation) => {
                 self.inside("Relation")?;
-                self.described = None;
-                self.relations.note(&relation, sink)?;
+                if self.relations.note(&relation, sink)? {
+                    self.described.clear();
+                }
             }
             Message::Type(_) => self.inside("Type")?,
             Message::Truncate(truncate) => self.truncate(truncate, sink)?,

@@ -3,6 +3,8 @@
 //! In: a reader after a row message's relation oid. Out: ids, to the sink. Never: a byte past the last tracked
 //! column, and no id before the walk has come to its end.
 
+use std::collections::VecDeque;
+
 use crate::wire::{ReadError, Reader};
 
 use super::error::DecodeError;
@@ -29,10 +31,32 @@ impl RowKind {
     }
 }
 
-/// A sink, and the relation last described to it, so that a run of unreadable ids costs no allocation.
+/// Where a row's ids go.
 pub(crate) struct Report<'t, S> {
     pub sink: &'t mut S,
-    pub described: &'t mut Option<Relation>,
+    pub described: &'t mut Described,
+}
+
+/// The relations last described to [`Sink::unreadable_id`], so that even a flood of such ids costs no allocation
+/// each.
+#[derive(Debug, Default)]
+pub(crate) struct Described(VecDeque<Relation>);
+
+impl Described {
+    /// More tables than this with unreadable ids at a time are rare, and then cost an allocation each.
+    const HELD_MAX: usize = 16;
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn of(&mut self, entry: &Entry) -> Option<&Relation> {
+        if !self.0.iter().any(|relation| relation.oid == entry.oid) {
+            self.0.truncate(Self::HELD_MAX - 1);
+            self.0.push_front(entry.describe()?);
+        }
+        self.0.iter().find(|relation| relation.oid == entry.oid)
+    }
 }
 
 /// A row of a relation with tracked columns.
@@ -117,10 +141,7 @@ impl Row<'_> {
 
     #[cold]
     fn unreadable<S: Sink>(&self, slot: u32, column: u16, why: Unreadable, report: &mut Report<'_, S>) {
-        if report.described.as_ref().is_none_or(|relation| relation.oid != self.entry.oid) {
-            *report.described = self.entry.describe();
-        }
-        if let Some(relation) = report.described {
+        if let Some(relation) = report.described.of(self.entry) {
             report.sink.unreadable_id(slot, relation, column, why);
         }
     }
