@@ -1,1 +1,3 @@
+//! Throw-away servers, for the `demo` verb and the tests.
 
+pub mod servers;

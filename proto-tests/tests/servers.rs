@@ -1,0 +1,110 @@
+//! The throw-away servers themselves: they start, survive kills, and leave nothing behind.
+
+use seqshadow::demo::servers::{Cluster, ClusterOptions, Installation, Mode, find, find_or_fetch};
+use std::time::{Duration, Instant};
+
+fn any_installation() -> Installation {
+    find::find_all(&[])
+        .into_iter()
+        .find(|found| found.major() >= 12)
+        .unwrap_or_else(|| find_or_fetch(&[], 17).expect("a server can be had"))
+}
+
+async fn query(cluster: &Cluster, sql: &str) -> String {
+    let (client, connection) = tokio_postgres::connect(&cluster.conninfo("postgres"), tokio_postgres::NoTls)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", cluster.log_tail(20)));
+    let connection = tokio::spawn(connection);
+    let row = client.query_one(sql, &[]).await.unwrap();
+    drop(client);
+    connection.await.unwrap().unwrap();
+    row.get(0)
+}
+
+#[tokio::test]
+async fn a_server_starts_is_killed_recovers_and_vanishes() {
+    let options = ClusterOptions { fsync: true, ..Default::default() }.set("work_mem", "5MB");
+    let cluster = Cluster::start(&any_installation(), &options).unwrap();
+    let directory = cluster.socket_dir().to_owned();
+    assert_eq!(query(&cluster, "select current_setting('wal_level')").await, "logical");
+    assert_eq!(query(&cluster, "select current_setting('work_mem')").await, "5MB");
+
+    let port = cluster.port();
+    cluster.kill9();
+    assert!(!cluster.is_running());
+    cluster.resume().unwrap();
+    assert_eq!(query(&cluster, "select pg_is_in_recovery()::text").await, "false");
+    cluster.stop(Mode::Immediate).unwrap();
+    cluster.restart().unwrap();
+    assert_eq!(cluster.port(), port);
+
+    cluster.configure(&[("work_mem", "7MB")]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while query(&cluster, "select current_setting('work_mem')").await != "7MB" {
+        assert!(Instant::now() < deadline, "the setting was never re-read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.stop(Mode::Smart).unwrap();
+    cluster.resume().unwrap();
+    drop(cluster);
+    assert!(!directory.exists());
+}
+
+#[tokio::test]
+async fn families_have_different_system_identifiers() {
+    let installation = any_installation();
+    let mut identifiers = Vec::new();
+    for family in [0, 1] {
+        let cluster =
+            Cluster::start(&installation, &ClusterOptions { family, ..Default::default() }).unwrap();
+        identifiers.push(query(&cluster, "select system_identifier::text from pg_control_system()").await);
+    }
+    assert_ne!(identifiers[0], identifiers[1]);
+}
+
+#[test]
+fn what_the_server_says_is_in_the_error() {
+    let options = ClusterOptions::default().set("no_such_setting", "1");
+    let error = Cluster::start(&any_installation(), &options).unwrap_err().to_string();
+    assert!(error.contains("unrecognized configuration parameter"), "{error}");
+}
+
+/// Starts a cluster in a process of its own, kills that process, and looks for what it left.
+#[test]
+fn a_killed_process_leaves_no_server_behind() {
+    const ROLE: &str = "SEQSHADOW_TEST_TO_BE_KILLED";
+    if std::env::var_os(ROLE).is_some() {
+        let cluster = Cluster::start(&any_installation(), &ClusterOptions::default()).unwrap();
+        println!("at {} {}", cluster.socket_dir().display(), cluster.pid().unwrap());
+        std::thread::sleep(Duration::from_secs(600));
+        return;
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_process_leaves_no_server_behind", "--nocapture"])
+        .env(ROLE, "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let line = std::io::BufRead::lines(output)
+        .map(Result::unwrap)
+        .find_map(|line| line.split_once("at /").map(|(_, rest)| format!("/{rest}")))
+        .unwrap();
+    let (directory, pid) = line.split_once(' ').unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let gone = || !std::path::Path::new(directory).exists() && !process_exists(pid);
+    while !gone() {
+        assert!(Instant::now() < deadline, "{directory} or process {pid} is still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn process_exists(pid: &str) -> bool {
+    std::process::Command::new("ps").args(["-o", "stat=", "-p", pid]).output().is_ok_and(|output| {
+        let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        !state.is_empty() && !state.starts_with('Z')
+    })
+}
