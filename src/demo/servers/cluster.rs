@@ -327,7 +327,7 @@ fn defaults(options: &ClusterOptions) -> BTreeMap<String, String> {
         ("max_replication_slots", "30"),
         ("max_worker_processes", "40"),
         ("max_logical_replication_workers", "24"),
-        ("max_sync_workers_per_subscription", "4"),
+        ("max_sync_workers_per_subscription", "8"),
         ("max_prepared_transactions", "20"),
         ("shared_buffers", "32MB"),
         // In files of the data directory, so that a killed server leaves nothing in /dev/shm.

@@ -1,0 +1,250 @@
+//! Draws ids on the publisher in every way an application does, and journals each.
+//!
+//! Several connections insert single rows, many rows, several tables in one transaction, roll back, delete the newest
+//! rows and call `nextval` themselves. One seed decides what each connection does.
+
+use crate::journal::{Fate, Journal};
+use crate::sql::connect;
+use crate::zoo::{Table, Zoo};
+use anyhow::{Context as _, Result};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use seqshadow::types::{Lsn, quote_literal};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, GenericClient};
+
+/// How hard the load is.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Connections that work at the same time.
+    pub connections: usize,
+    /// What they do follows from this.
+    pub seed: u64,
+    /// Between two operations of one connection.
+    pub pause: Duration,
+    /// Connect again when the server goes away, instead of failing.
+    pub survive_outages: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions { connections: 3, seed: 1, pause: Duration::from_millis(1), survive_outages: false }
+    }
+}
+
+/// A load that is running; it ends when stopped or dropped.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<Result<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    conninfo: String,
+    zoo: Zoo,
+    options: LoadOptions,
+    stop: AtomicBool,
+    drawn: Vec<AtomicU64>,
+    journal: Mutex<Journal>,
+}
+
+impl Load {
+    /// Starts to draw on the server at `conninfo`, where the zoo lives.
+    #[must_use]
+    pub fn start(conninfo: &str, zoo: &Zoo, options: LoadOptions) -> Load {
+        eprintln!("load: seed {}", options.seed);
+        let shared = Arc::new(Shared {
+            conninfo: conninfo.to_owned(),
+            zoo: zoo.clone(),
+            options,
+            stop: AtomicBool::new(false),
+            drawn: zoo.sequences.iter().map(|_| AtomicU64::new(0)).collect(),
+            journal: Mutex::default(),
+        });
+        let worker = |number: usize| {
+            let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(number as u64);
+            tokio::spawn(Worker { shared: shared.clone(), random: StdRng::seed_from_u64(seed) }.run())
+        };
+        let workers = (0..options.connections).map(worker).collect();
+        Load { shared, workers }
+    }
+
+    /// What has been given out so far.
+    #[must_use]
+    pub fn journal(&self) -> Journal {
+        self.shared.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the load and gives its journal.
+    ///
+    /// # Errors
+    /// When a connection failed on the way (and outages were not to be survived).
+    pub async fn stop(mut self) -> Result<Journal> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for worker in std::mem::take(&mut self.workers) {
+            worker.await??;
+        }
+        Ok(self.journal())
+    }
+
+    /// Lets the load run for `duration`, then as [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub async fn run_for(self, duration: Duration) -> Result<Journal> {
+        tokio::time::sleep(duration).await;
+        self.stop().await
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn record(&self, draws: Vec<(usize, i64)>, fate: Fate) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        draws.into_iter().for_each(|(sequence, id)| journal.record(sequence, id, fate));
+    }
+
+    /// Takes `count` ids off the budget of a sequence, if it still has them.
+    fn may_draw(&self, sequence: usize, count: u64) -> bool {
+        let (Some(drawn), Some(of)) = (self.drawn.get(sequence), self.zoo.sequences.get(sequence)) else {
+            return false;
+        };
+        drawn.fetch_add(count, Ordering::Relaxed).saturating_add(count) <= of.budget
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    random: StdRng,
+}
+
+impl Worker {
+    async fn run(mut self) -> Result<()> {
+        let shared = self.shared.clone();
+        while !shared.stop.load(Ordering::Relaxed) {
+            let error = match connect(&shared.conninfo).await {
+                Ok(client) => match self.work(client).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !shared.options.survive_outages {
+                return Err(error).context("load on the publisher");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Works until the load is stopped or the connection is of no more use.
+    async fn work(&mut self, mut client: Client) -> Result<()> {
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let done = match self.random.random_range(0..100) {
+                0..45 => self.transaction(&mut client, 1, 1, true).await,
+                45..65 => self.transaction(&mut client, 1, 30, true).await,
+                65..80 => self.transaction(&mut client, 4, 5, true).await,
+                80..90 => self.transaction(&mut client, 2, 5, false).await,
+                90..95 => self.delete(&client).await,
+                _ => self.call(&client).await,
+            };
+            match done {
+                // A deadlock or the like: the transaction is gone, the connection is not.
+                Err(error) if error.as_db_error().is_none() || client.is_closed() => return Err(error.into()),
+                _ => tokio::time::sleep(self.shared.options.pause).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts into up to `tables` tables, up to `rows` rows each, then commits or rolls back.
+    async fn transaction(
+        &mut self,
+        client: &mut Client,
+        tables: usize,
+        rows: u32,
+        commit: bool,
+    ) -> Result<(), tokio_postgres::Error> {
+        let shared = self.shared.clone();
+        let mut draws = Vec::new();
+        let mut fate = Fate::RolledBack;
+        let result = async {
+            let transaction = client.transaction().await?;
+            for _ in 0..self.random.random_range(1..=tables) {
+                let rows = self.random.random_range(1..=rows);
+                if let Some(table) = self.pick(rows) {
+                    insert(&transaction, table, rows, &mut draws).await?;
+                }
+            }
+            if !commit {
+                return transaction.rollback().await;
+            }
+            fate = Fate::Unknown;
+            transaction.commit().await?;
+            fate = Fate::Committed(Lsn(u64::MAX)); // until the position is known
+            fate = Fate::Committed(position(client).await?);
+            Ok(())
+        }
+        .await;
+        shared.record(draws, fate);
+        result
+    }
+
+    async fn delete(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let tables = &self.shared.zoo.tables;
+        let Some(table) = tables.get(self.random.random_range(0..tables.len())) else { return Ok(()) };
+        client.execute(&table.delete_newest, &[]).await.map(drop)
+    }
+
+    /// `nextval` as an application calls it, outside of any insert.
+    async fn call(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let direct = self.shared.zoo.sequences.iter().enumerate().filter(|(_, sequence)| sequence.direct);
+        let direct: Vec<_> = direct.collect();
+        let (index, sequence) = direct[self.random.random_range(0..direct.len())];
+        if !self.shared.may_draw(index, 1) {
+            return Ok(());
+        }
+        let sql = format!("SELECT nextval({})", quote_literal(&sequence.name.to_string()));
+        let id = client.query_one(&sql, &[]).await?.get(0);
+        let fate = position(client).await.map_or(Fate::Unknown, Fate::Committed);
+        self.shared.record(vec![(index, id)], fate);
+        Ok(())
+    }
+
+    /// A table whose sequences still have `rows` ids.
+    fn pick(&mut self, rows: u32) -> Option<&Table> {
+        let table = self.random.random_range(0..self.shared.zoo.tables.len());
+        let table = self.shared.zoo.tables.get(table)?;
+        let may = table.draws.iter().all(|(sequence, _)| self.shared.may_draw(*sequence, u64::from(rows)));
+        may.then_some(table)
+    }
+}
+
+async fn insert(
+    client: &impl GenericClient,
+    table: &Table,
+    rows: u32,
+    draws: &mut Vec<(usize, i64)>,
+) -> Result<(), tokio_postgres::Error> {
+    let rows = i32::try_from(rows).unwrap_or(1);
+    for row in client.query(&table.insert, &[&rows]).await? {
+        let ids = table.draws.iter().enumerate().map(|(column, (sequence, _))| (*sequence, row.get(column)));
+        draws.extend(ids);
+    }
+    Ok(())
+}
+
+/// A position that everything this client did is below.
+async fn position(client: &Client) -> Result<Lsn, tokio_postgres::Error> {
+    let text: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+    Ok(text.parse().expect("the server writes positions as positions"))
+}

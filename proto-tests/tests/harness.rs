@@ -1,0 +1,75 @@
+//! The harness must be able to fail: without seqshadow the sequences of a subscriber stay behind, and the oracle says
+//! so; put ahead by hand they are not, and it says that too.
+
+use proto_tests::load::{Load, LoadOptions};
+use proto_tests::oracle::{Wrong, assert_no_faults, behind, judge};
+use proto_tests::pair::Pair;
+use proto_tests::watcher::Watcher;
+use proto_tests::{majors, zoo};
+use seqshadow::types::quote_literal;
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn native_replication_leaves_the_sequences_behind_and_the_oracle_sees_it() {
+    for (publisher_major, subscriber_major) in majors::pairs() {
+        eprintln!("pair {publisher_major} to {subscriber_major}");
+        replicate_and_judge(publisher_major, subscriber_major).await.unwrap();
+    }
+}
+
+async fn replicate_and_judge(publisher_major: u32, subscriber_major: u32) -> anyhow::Result<()> {
+    let pair = Pair::new(publisher_major, subscriber_major).await?;
+    let zoo = zoo::all();
+    let (publisher, subscriber) = (pair.on_publisher().await?, pair.on_subscriber().await?);
+    zoo.create(&publisher, &subscriber).await?;
+    pair.grant(zoo::SCHEMAS).await?;
+    pair.replicate_all().await?;
+
+    let watcher = Watcher::start(&pair.subscriber_conninfo(), &zoo);
+    let load = Load::start(&pair.publisher_conninfo(), &zoo, LoadOptions::default());
+    let journal = load.run_for(Duration::from_secs(3)).await?;
+    let lsn = pair.catch_up().await?;
+    for table in &zoo.tables {
+        let count = format!("SELECT count(*) FROM {}", table.name);
+        let there: i64 = publisher.query_one(&count, &[]).await?.get(0);
+        let here: i64 = subscriber.query_one(&count, &[]).await?.get(0);
+        assert_eq!(there, here, "rows of {}", table.name);
+    }
+
+    // Every sequence that was drawn from is behind, by what committed and by what was ever given out.
+    let drawn: Vec<_> =
+        zoo.sequences.iter().filter(|sequence| sequence.is_drawn() && !sequence.cycle).collect();
+    for upto in [Some(lsn), None] {
+        let faults = behind(&zoo, &journal, upto, &subscriber).await?;
+        for sequence in &drawn {
+            let name = sequence.name.to_string();
+            assert!(faults.iter().any(|fault| fault.sequence == name), "{name} should be behind {upto:?}");
+        }
+        assert_eq!(faults.len(), drawn.len(), "{faults:?}");
+    }
+    let faults = judge(&zoo, &journal, &publisher, &subscriber, 3).await?;
+    assert!(faults.iter().any(|fault| matches!(fault.what, Wrong::Collides { .. })), "{faults:?}");
+    assert!(faults.iter().any(|fault| matches!(fault.what, Wrong::Repeats { .. })), "{faults:?}");
+    assert!(!faults.iter().any(|fault| matches!(fault.what, Wrong::OffLattice { .. })), "{faults:?}");
+
+    // Ahead by hand, each on its own lattice: now the same oracle has nothing to say.
+    for (index, sequence) in zoo.sequences.iter().enumerate() {
+        let Some(furthest) = journal.furthest(index, sequence).filter(|_| !sequence.cycle) else { continue };
+        let steps = (furthest - sequence.anchor) / sequence.increment + 60;
+        let target = sequence.anchor + steps * sequence.increment;
+        let name = quote_literal(&sequence.name.to_string());
+        subscriber.query_one(&format!("SELECT setval({name}, {target})"), &[]).await?;
+    }
+    assert_no_faults(&behind(&zoo, &journal, None, &subscriber).await?);
+    assert_no_faults(&judge(&zoo, &journal, &publisher, &subscriber, 5).await?);
+
+    // And back again, which is what the watcher is for.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    subscriber.query_one("SELECT setval('zoo.shared', 1)", &[]).await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let watched = watcher.stop().await?;
+    assert!(watched.rounds > 10, "{watched:?}");
+    assert_eq!(watched.setbacks.len(), 1, "{watched:?}");
+    assert_eq!(watched.setbacks[0].sequence, "zoo.shared");
+    Ok(())
+}
