@@ -62,6 +62,23 @@ async fn families_have_different_system_identifiers() {
     assert_ne!(identifiers[0], identifiers[1]);
 }
 
+/// A killed server cannot give back its System V segment; on a machine that runs tests all day they would add up.
+#[test]
+fn a_killed_server_leaves_no_shared_memory() {
+    let cluster = Cluster::start(&any_installation(), &ClusterOptions::default()).unwrap();
+    let noted = std::fs::read_to_string(cluster.data_dir().join("postmaster.pid")).unwrap();
+    let segment = noted.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)).unwrap().to_owned();
+    assert!(segment_exists(&segment));
+    cluster.kill9();
+    drop(cluster);
+    assert!(!segment_exists(&segment), "segment {segment} is still there");
+}
+
+fn segment_exists(id: &str) -> bool {
+    let list = std::process::Command::new("ipcs").arg("-m").output().unwrap();
+    String::from_utf8_lossy(&list.stdout).lines().any(|line| line.split_whitespace().nth(1) == Some(id))
+}
+
 #[test]
 fn what_the_server_says_is_in_the_error() {
     let options = ClusterOptions::default().set("no_such_setting", "1");
