@@ -23,6 +23,10 @@ pub struct LoadOptions {
     pub connections: usize,
     /// What they do follows from this.
     pub seed: u64,
+    /// Rows of one INSERT at most; some thousands make transactions that are streamed before they commit.
+    pub rows_max: u32,
+    /// Some transactions are prepared first, and committed or rolled back by PREPARE's name.
+    pub two_phase: bool,
     /// Between two operations of one connection.
     pub pause: Duration,
     /// Connect again when the server goes away, instead of failing.
@@ -31,7 +35,14 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { connections: 3, seed: 1, pause: Duration::from_millis(1), survive_outages: false }
+        LoadOptions {
+            connections: 3,
+            seed: 1,
+            rows_max: 30,
+            two_phase: false,
+            pause: Duration::from_millis(1),
+            survive_outages: false,
+        }
     }
 }
 
@@ -151,9 +162,10 @@ impl Worker {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let done = match self.random.random_range(0..100) {
                 0..45 => self.transaction(&mut client, 1, 1, true).await,
-                45..65 => self.transaction(&mut client, 1, 30, true).await,
-                65..80 => self.transaction(&mut client, 4, 5, true).await,
-                80..90 => self.transaction(&mut client, 2, 5, false).await,
+                45..65 => self.transaction(&mut client, 1, self.shared.options.rows_max, true).await,
+                65..75 => self.transaction(&mut client, 4, 5, true).await,
+                75..80 if self.shared.options.two_phase => self.prepared(&client).await,
+                75..90 => self.transaction(&mut client, 2, 5, false).await,
                 90..95 => self.delete(&client).await,
                 _ => self.call(&client).await,
             };
@@ -190,8 +202,36 @@ impl Worker {
             }
             fate = Fate::Unknown;
             transaction.commit().await?;
-            fate = Fate::Committed(Lsn(u64::MAX)); // until the position is known
             fate = Fate::Committed(position(client).await?);
+            Ok(())
+        }
+        .await;
+        shared.record(draws, fate);
+        result
+    }
+
+    /// A transaction that is prepared, and decided a little later.
+    async fn prepared(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let shared = self.shared.clone();
+        let name = quote_literal(&format!("load {:016x}", self.random.random::<u64>()));
+        let commit = self.random.random_bool(0.7);
+        let mut draws = Vec::new();
+        let mut fate = Fate::Unknown;
+        let result = async {
+            client.batch_execute("BEGIN").await?;
+            let inserted = match self.pick(3) {
+                Some(table) => insert(client, table, 3, &mut draws).await,
+                None => Ok(()),
+            };
+            if inserted.is_err() {
+                fate = Fate::RolledBack;
+                return client.batch_execute("ROLLBACK").await;
+            }
+            client.batch_execute(&format!("PREPARE TRANSACTION {name}")).await?;
+            tokio::time::sleep(shared.options.pause * 10).await;
+            let decision = if commit { "COMMIT" } else { "ROLLBACK" };
+            client.batch_execute(&format!("{decision} PREPARED {name}")).await?;
+            fate = if commit { Fate::Committed(position(client).await?) } else { Fate::RolledBack };
             Ok(())
         }
         .await;

@@ -26,7 +26,8 @@ async fn replicate_and_judge(publisher_major: u32, subscriber_major: u32) -> any
     pair.replicate_all().await?;
 
     let watcher = Watcher::start(&pair.subscriber_conninfo(), &zoo);
-    let load = Load::start(&pair.publisher_conninfo(), &zoo, LoadOptions::default());
+    let options = LoadOptions { two_phase: true, rows_max: 300, ..LoadOptions::default() };
+    let load = Load::start(&pair.publisher_conninfo(), &zoo, options);
     let journal = load.run_for(Duration::from_secs(3)).await?;
     let lsn = pair.catch_up().await?;
     for table in &zoo.tables {
@@ -72,4 +73,39 @@ async fn replicate_and_judge(publisher_major: u32, subscriber_major: u32) -> any
     assert_eq!(watched.setbacks.len(), 1, "{watched:?}");
     assert_eq!(watched.setbacks[0].sequence, "zoo.shared");
     Ok(())
+}
+
+/// The load goes on over a crash of the publisher. A row is there only if its INSERT was answered before the COMMIT was
+/// sent, so the journal has the id of every row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_survives_a_crash_of_the_publisher() {
+    let pair = Pair::new(15, 15).await.unwrap();
+    let zoo = zoo::all();
+    let subscriber = pair.on_subscriber().await.unwrap();
+    zoo.create(&pair.on_publisher().await.unwrap(), &subscriber).await.unwrap();
+    let options = LoadOptions { survive_outages: true, ..LoadOptions::default() };
+    let load = Load::start(&pair.publisher_conninfo(), &zoo, options);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    pair.publisher.kill9();
+    let before = load.journal().len();
+    pair.publisher.resume().unwrap();
+    let journal = load.run_for(Duration::from_millis(1500)).await.unwrap();
+    assert!(journal.len() > before, "{before} ids before the crash, {} after", journal.len());
+
+    let publisher = pair.on_publisher().await.unwrap();
+    for (index, sequence) in zoo.sequences.iter().enumerate() {
+        let known = journal.ids(index);
+        for consumer in &sequence.consumers {
+            let sql = format!("SELECT {} FROM {}", consumer.number, consumer.table);
+            for row in publisher.query(&sql, &[]).await.unwrap() {
+                let id: i64 = row.get(0);
+                assert!(known.contains(&id), "{id} of {} is not in the journal", sequence.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_program_under_test_is_built() {
+    assert!(proto_tests::binary::binary().is_file());
 }

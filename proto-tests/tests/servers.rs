@@ -62,6 +62,50 @@ async fn families_have_different_system_identifiers() {
     assert_ne!(identifiers[0], identifiers[1]);
 }
 
+#[tokio::test]
+async fn a_standby_follows_its_primary() {
+    let primary = Cluster::start(&any_installation(), &ClusterOptions::default()).unwrap();
+    let standby = Cluster::standby_of(&primary, &ClusterOptions::default()).unwrap();
+    assert_eq!(query(&standby, "select pg_is_in_recovery()::text").await, "true");
+    query(&primary, "select set_config('x.y', pg_create_restore_point('here')::text, false)").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let streams = "select count(*)::text from pg_stat_replication where state = 'streaming'";
+    while query(&primary, streams).await != "1" {
+        assert!(Instant::now() < deadline, "{}", standby.log_tail(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(primary.port(), standby.port());
+}
+
+#[tokio::test]
+async fn authentication_rules_and_files_are_the_callers() {
+    let options = ClusterOptions {
+        hba: vec!["host all locked_out 127.0.0.1/32 reject".to_owned()],
+        files: vec![("mine.txt".to_owned(), "it is there".to_owned())],
+        ..Default::default()
+    };
+    let cluster = Cluster::start(&any_installation(), &options).unwrap();
+    assert_eq!(query(&cluster, "select pg_read_file('mine.txt')").await, "it is there");
+    query(&cluster, "select set_config('a.b', 'x', false)").await;
+    let refused =
+        proto_tests::sql::connect(&cluster.conninfo_as("locked_out", "postgres")).await.unwrap_err();
+    assert!(format!("{refused:#}").contains("pg_hba.conf rejects"), "{refused:#}");
+    let socket = format!("host={} port={} user=postgres", cluster.socket_dir().display(), cluster.port());
+    proto_tests::sql::connect(&socket).await.unwrap();
+}
+
+#[test]
+fn a_server_can_be_killed_while_somebody_waits_for_it_to_stop() {
+    let cluster = Cluster::start(&any_installation(), &ClusterOptions::default()).unwrap();
+    let patience = Duration::from_secs(30);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| cluster.wait_stopped(patience));
+        std::thread::sleep(Duration::from_millis(100));
+        cluster.kill9();
+        assert!(waiting.join().unwrap());
+    });
+}
+
 /// A killed server cannot give back its System V segment; on a machine that runs tests all day they would add up.
 #[test]
 fn a_killed_server_leaves_no_shared_memory() {

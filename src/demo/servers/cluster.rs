@@ -9,7 +9,7 @@ use super::directory::{create_directory, free_port};
 use super::error::{ServersError, last_lines, run};
 use super::find::Installation;
 use super::process::{self, ServerProcess};
-use super::template::create_data_dir;
+use super::template::{copy_data_dir, create_data_dir};
 use super::watchdog::Watchdog;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(90);
 /// A port found free can be taken before the server binds it.
 const PORT_ATTEMPTS: u32 = 20;
+
+/// Ours comes last, so that it decides.
+const INCLUDE: &str = "\ninclude 'seqshadow.conf'\n";
 
 /// How a server ends, as `pg_ctl stop -m` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +80,35 @@ impl Cluster {
     /// # Errors
     /// When the server does not start (its log's end is in the error), or as root without an account for servers.
     pub fn start(installation: &Installation, options: &ClusterOptions) -> Result<Self, ServersError> {
+        let mut cluster = Self::empty(installation, options)?;
+        create_data_dir(installation, options.family, cluster.account, &cluster.data_dir())?;
+        cluster.write_files(options)?;
+        cluster.first_start().map(|()| cluster)
+    }
+
+    /// A physical standby of `primary`, which is stopped for as long as its files are copied.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and [`stop`](Self::stop).
+    pub fn standby_of(primary: &Cluster, options: &ClusterOptions) -> Result<Self, ServersError> {
+        let mut options = options.clone();
+        options.settings.push(("primary_conninfo".to_owned(), primary.conninfo("postgres")));
+        options.files.push(("standby.signal".to_owned(), String::new()));
+        let mut cluster = Self::empty(&primary.installation, &options)?;
+        primary.stop(Mode::Fast)?;
+        let copied = copy_data_dir(&primary.data_dir(), &cluster.data_dir(), cluster.account);
+        primary.resume()?;
+        copied?;
+        cluster.write_files(&options)?;
+        cluster.first_start().map(|()| cluster)
+    }
+
+    /// A directory, and the watch over it: from here on what is in it is cleaned up, also if we fail or are killed.
+    fn empty(installation: &Installation, options: &ClusterOptions) -> Result<Self, ServersError> {
         let account = server_account()?;
         let directory = create_directory(account)?;
-        // From here on the directory and what runs in it are cleaned up, also if we fail or are killed.
         let watchdog = Watchdog::start(&directory)?;
-        let mut cluster = Cluster {
+        Ok(Cluster {
             installation: installation.clone(),
             directory,
             account,
@@ -89,17 +116,20 @@ impl Cluster {
             settings: Mutex::new(defaults(options)),
             process: Mutex::new(None),
             _watchdog: watchdog,
-        };
-        create_data_dir(installation, options.family, account, &cluster.data_dir())?;
-        cluster.write_files(options)?;
-        for attempt in 1.. {
-            cluster.port = free_port()?;
-            match cluster.resume() {
-                Err(error) if attempt < PORT_ATTEMPTS && port_was_taken(&error) => {}
-                result => return result.map(|()| cluster),
+        })
+    }
+
+    /// Starts on a port that is free, and on another if somebody takes it first.
+    fn first_start(&mut self) -> Result<(), ServersError> {
+        let mut attempts = 0;
+        loop {
+            self.port = free_port()?;
+            attempts += 1;
+            match self.resume() {
+                Err(error) if attempts < PORT_ATTEMPTS && port_was_taken(&error) => {}
+                result => return result,
             }
         }
-        unreachable!("the last attempt returns")
     }
 
     /// Starts the stopped or killed server again, on the same port. Does nothing while it runs.
@@ -160,7 +190,15 @@ impl Cluster {
     /// Whether the server has ended, after waiting for that at most `patience`.
     #[must_use]
     pub fn wait_stopped(&self, patience: Duration) -> bool {
-        self.process().as_mut().is_none_or(|process| process.wait_ended(Instant::now() + patience))
+        let deadline = Instant::now() + patience;
+        // The lock is taken anew for each look: somebody else may lose patience and kill the server meanwhile.
+        while self.is_running() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(process::POLL);
+        }
+        true
     }
 
     /// Kills the server with SIGKILL, as a machine's out-of-memory killer would. [`resume`](Self::resume) recovers it.
@@ -276,7 +314,10 @@ impl Cluster {
         let read = |name: &str| {
             fs::read_to_string(data.join(name)).map_err(ServersError::io(format!("read the new {name}")))
         };
-        write("postgresql.conf", &(read("postgresql.conf")? + "\ninclude 'seqshadow.conf'\n"))?;
+        let conf = read("postgresql.conf")?;
+        if !conf.contains(INCLUDE) {
+            write("postgresql.conf", &(conf + INCLUDE))?;
+        }
         write("pg_hba.conf", &(options.hba.join("\n") + "\n" + &read("pg_hba.conf")?))?;
         options.files.iter().try_for_each(|(name, content)| write(name, content))
     }

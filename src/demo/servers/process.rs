@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const POLL: Duration = Duration::from_millis(10);
+/// Between two looks at a process.
+pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// A `postgres` process that we started.
 #[derive(Debug)]

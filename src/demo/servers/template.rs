@@ -22,8 +22,15 @@ pub(super) fn create_data_dir(
     account: Option<Account>,
     data: &Path,
 ) -> Result<(), ServersError> {
-    let template = template(installation, family, account)?;
-    run(prepared(Command::new("cp").arg("-R").arg(&template).arg(data), account)).map(drop)
+    copy_data_dir(&template(installation, family, account)?, data, account)
+}
+
+/// Copies the data directory of a server that does not run.
+///
+/// # Errors
+/// When a file cannot be copied.
+pub(super) fn copy_data_dir(from: &Path, to: &Path, account: Option<Account>) -> Result<(), ServersError> {
+    run(prepared(Command::new("cp").arg("-R").arg(from).arg(to), account)).map(drop)
 }
 
 fn template(
