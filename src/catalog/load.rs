@@ -1,0 +1,189 @@
+//! Reads a [`Catalog`] from a server with two set-based queries. Takes no lock on any sequence.
+
+use std::collections::HashMap;
+
+use tokio_postgres::{Client, Error, Row};
+
+use super::default_expression::{Shape, classify};
+use super::{Catalog, Consumer, Link, Persistence, Privileges, Readable, Sequence};
+use crate::pgoutput::IdFormat;
+use crate::plan::Definition;
+use crate::types::{Oid, QualifiedName};
+
+/// Every sequence outside the system schemas, with what we may do with it.
+const SEQUENCES: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, format_type(s.seqtypid, NULL),
+       s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle,
+       has_sequence_privilege(c.oid, 'USAGE') AND has_schema_privilege(n.oid, 'USAGE'),
+       has_sequence_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
+       has_sequence_privilege(c.oid, 'UPDATE') AND has_schema_privilege(n.oid, 'USAGE'),
+       pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_sequence s ON s.seqrelid = c.oid
+ WHERE c.relkind = 'S' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+ ORDER BY n.nspname, c.relname";
+
+/// Every column behind which a sequence stands: owned and identity (`pg_depend` from the sequence to the column),
+/// defaults (`pg_depend` from the default to the sequence), and the same column in every partition or inheriting
+/// table below, whose rows get their ids through the parent.
+const CONSUMERS: &str = "
+WITH RECURSIVE direct AS (
+    SELECT d.objid AS seq, d.refobjid AS rel, d.refobjsubid::int2 AS attnum, d.deptype::text AS link
+      FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+       AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+    UNION ALL
+    SELECT d.refobjid, ad.adrelid, ad.adnum, 'd'
+      FROM pg_depend d
+      JOIN pg_attrdef ad ON ad.oid = d.objid
+      JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
+     WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'
+), consumers AS (
+    SELECT direct.seq, direct.rel, a.attname, direct.link, direct.rel AS top
+      FROM direct JOIN pg_attribute a ON a.attrelid = direct.rel AND a.attnum = direct.attnum
+    UNION
+    SELECT above.seq, i.inhrelid, above.attname, above.link, above.top
+      FROM consumers above JOIN pg_inherits i ON i.inhparent = above.rel
+), types AS (
+    SELECT oid AS type, oid AS base, typbasetype FROM pg_type WHERE typtype <> 'c'
+    UNION ALL
+    SELECT types.type, t.oid, t.typbasetype FROM types JOIN pg_type t ON t.oid = types.typbasetype
+)
+SELECT k.seq, n.nspname::text, c.relname::text, c.oid, a.attname::text, k.link,
+       t.base::regtype::text, c.relkind = 'p',
+       coalesce(pg_get_expr(own.adbin, own.adrelid), pg_get_expr(top.adbin, top.adrelid)),
+       has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
+       EXISTS (SELECT FROM pg_index i
+                WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indisready
+                  AND i.indpred IS NULL
+                  AND (SELECT am.amname = 'btree' FROM pg_class ic JOIN pg_am am ON am.oid = ic.relam
+                        WHERE ic.oid = i.indexrelid)),
+       k.rel <> k.top
+  FROM consumers k
+  JOIN pg_class c ON c.oid = k.rel AND c.relkind IN ('r', 'p', 'f')
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = k.attname AND NOT a.attisdropped
+  JOIN types t ON t.type = a.atttypid AND t.typbasetype = 0
+  LEFT JOIN pg_attrdef own ON own.adrelid = c.oid AND own.adnum = a.attnum
+  LEFT JOIN pg_attribute ta ON ta.attrelid = k.top AND ta.attname = k.attname
+  LEFT JOIN pg_attrdef top ON top.adrelid = k.top AND top.adnum = ta.attnum
+ WHERE n.nspname !~ '^pg_'
+ ORDER BY k.seq, n.nspname, c.relname, a.attname";
+
+/// Reads the catalog of the database that `client` is connected to.
+///
+/// # Errors
+/// The server's or the connection's error, unchanged.
+pub async fn load(client: &Client) -> Result<Catalog, Error> {
+    let (sequences, consumers) =
+        futures_util::future::try_join(client.query(SEQUENCES, &[]), client.query(CONSUMERS, &[])).await?;
+    let mut by_sequence: HashMap<Oid, Vec<Consumer>> = HashMap::new();
+    for row in &consumers {
+        let sequence = Oid(row.try_get::<_, u32>(0)?);
+        let found = by_sequence.entry(sequence).or_default();
+        let consumer = consumer(row)?;
+        // A serial column is linked twice, as owned and by its default: once is enough, and owned says more.
+        match found.iter_mut().find(|c| c.table_oid == consumer.table_oid && c.column == consumer.column) {
+            Some(known) if known.link == Link::Default => *known = consumer,
+            Some(_) => {}
+            None => found.push(consumer),
+        }
+    }
+    let sequences = sequences
+        .iter()
+        .filter_map(|row| sequence(row, &mut by_sequence).transpose())
+        .collect::<Result<Vec<_>, Error>>()?;
+    Ok(Catalog { sequences })
+}
+
+fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Option<Sequence>, Error> {
+    let oid = Oid(row.try_get::<_, u32>(0)?);
+    let definition = Definition::new(
+        row.try_get(5)?,
+        row.try_get(6)?,
+        row.try_get(7)?,
+        row.try_get(8)?,
+        row.try_get(9)?,
+        row.try_get(10)?,
+    );
+    // A sequence dropped between the query's snapshot and its privilege functions answers NULL: it is gone.
+    let privileges = (
+        row.try_get::<_, Option<bool>>(11)?,
+        row.try_get::<_, Option<bool>>(12)?,
+        row.try_get::<_, Option<bool>>(13)?,
+        row.try_get::<_, Option<bool>>(14)?,
+    );
+    let (Ok(definition), (Some(usage), Some(select), Some(update), Some(owner))) = (definition, privileges)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Sequence {
+        oid,
+        name: QualifiedName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?),
+        owner: row.try_get(15)?,
+        persistence: match row.try_get::<_, String>(3)?.as_str() {
+            "t" => Persistence::Temporary,
+            "u" => Persistence::Unlogged,
+            _ => Persistence::Permanent,
+        },
+        data_type: row.try_get(4)?,
+        definition,
+        privileges: Privileges { usage, select, update, owner },
+        consumers: consumers.remove(&oid).unwrap_or_default(),
+    }))
+}
+
+fn consumer(row: &Row) -> Result<Consumer, Error> {
+    let link = match row.try_get::<_, String>(5)?.as_str() {
+        "i" => Link::Identity,
+        "a" => Link::Owned,
+        _ => Link::Default,
+    };
+    let base_type: String = row.try_get(6)?;
+    let expression: Option<String> = row.try_get(8)?;
+    let (range, numeric) = match base_type.as_str() {
+        "smallint" => (i64::from(i16::MIN)..=i64::from(i16::MAX), true),
+        "integer" => (i64::from(i32::MIN)..=i64::from(i32::MAX), true),
+        "bigint" | "numeric" => (i64::MIN..=i64::MAX, true),
+        _ => (i64::MIN..=i64::MAX, false),
+    };
+    Ok(Consumer {
+        table: QualifiedName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?),
+        table_oid: Oid(row.try_get::<_, u32>(3)?),
+        column: row.try_get(4)?,
+        link,
+        readable: readable(link, &base_type, expression.as_deref()),
+        range,
+        indexed: numeric && row.try_get::<_, bool>(10)?,
+        numeric,
+        selectable: row.try_get::<_, Option<bool>>(9)?.unwrap_or(false),
+        partitioned: row.try_get(7)?,
+        inherited: row.try_get(11)?,
+    })
+}
+
+fn affix(prefix: &str, suffix: &str) -> IdFormat {
+    IdFormat::Affix { prefix: prefix.as_bytes().into(), suffix: suffix.as_bytes().into() }
+}
+
+/// Whether ids can be read out of a column of `base_type` whose default is `expression`.
+fn readable(link: Link, base_type: &str, expression: Option<&str>) -> Readable {
+    let is_integer = matches!(base_type, "smallint" | "integer" | "bigint" | "numeric");
+    let shape = match (link, expression) {
+        (Link::Identity, _) => Shape::Bare,
+        (_, Some(expression)) => classify(expression),
+        (_, None) => Shape::Other,
+    };
+    match shape {
+        Shape::Bare if is_integer => Readable::Yes(IdFormat::Integer),
+        Shape::Bare | Shape::Affix { .. } if !matches!(base_type, "text" | "character varying") => {
+            Readable::No("ids cannot be read out of the column's type")
+        }
+        Shape::Bare => Readable::Yes(affix("", "")),
+        Shape::Affix { prefix, suffix } => Readable::Yes(affix(&prefix, &suffix)),
+        // The sequence is OWNED BY an integer column that something else (a trigger, the application) fills.
+        Shape::Other if is_integer && expression.is_none() => Readable::Yes(IdFormat::Integer),
+        Shape::Other => Readable::No("the column's default cannot be inverted with certainty"),
+    }
+}

@@ -1,0 +1,171 @@
+//! The sequences of a server and the columns that take their values from them (the *consumers*).
+//!
+//! In: an SQL connection to either server. Out: a [`Catalog`], found by OID through `pg_depend` and the column
+//! defaults, never by guessing names. It never writes, and it reads no sequence's value (see [`crate::readings`]).
+
+pub mod coverage;
+pub mod default_expression;
+mod load;
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+
+pub use load::load;
+
+use crate::pgoutput::IdFormat;
+use crate::plan::{Bounds, Definition};
+use crate::types::{Oid, QualifiedName};
+
+/// What `pg_class.relpersistence` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    Permanent,
+    Unlogged,
+    Temporary,
+}
+
+/// What our role may do with a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Privileges {
+    pub usage: bool,
+    pub select: bool,
+    pub update: bool,
+    /// Whether our role has the rights of the sequence's owner (needed by `ALTER SEQUENCE`).
+    pub owner: bool,
+}
+
+impl Privileges {
+    /// `nextval` asks for USAGE or UPDATE.
+    #[must_use]
+    pub fn may_walk(self) -> bool {
+        self.usage || self.update
+    }
+
+    /// `pg_sequence_last_value` asks for USAGE or SELECT.
+    #[must_use]
+    pub fn may_read(self) -> bool {
+        self.usage || self.select
+    }
+}
+
+/// How a column came to be a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// `GENERATED … AS IDENTITY` (`pg_depend.deptype = 'i'`).
+    Identity,
+    /// `serial` or `OWNED BY` (`pg_depend.deptype = 'a'`).
+    Owned,
+    /// The column's default calls the sequence (`pg_attrdef`).
+    Default,
+}
+
+/// Whether ids can be read out of a consumer's values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readable {
+    Yes(IdFormat),
+    No(&'static str),
+}
+
+/// A column whose values come from a sequence.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    pub table: QualifiedName,
+    pub table_oid: Oid,
+    pub column: String,
+    pub link: Link,
+    pub readable: Readable,
+    /// The values that the column's type can hold.
+    pub range: RangeInclusive<i64>,
+    /// Whether the column is an integer that leads a usable btree index, so that its furthest value is cheap.
+    pub indexed: bool,
+    /// `int2`, `int4`, `int8`, `numeric`: comparable with ids as they are.
+    pub numeric: bool,
+    /// Whether our role may SELECT the column.
+    pub selectable: bool,
+    /// A partitioned table: it holds no row itself.
+    pub partitioned: bool,
+    /// Only because a partitioned or inherited table above it is a consumer.
+    pub inherited: bool,
+}
+
+/// One sequence of a server and its consumers.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    pub oid: Oid,
+    pub name: QualifiedName,
+    pub owner: String,
+    pub persistence: Persistence,
+    /// `smallint`, `integer` or `bigint`, as `format_type` prints it.
+    pub data_type: String,
+    pub definition: Definition,
+    pub privileges: Privileges,
+    pub consumers: Vec<Consumer>,
+}
+
+impl Sequence {
+    /// What the sequence and every one of its consumers can hold.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        let start = (self.definition.min, self.definition.max);
+        let (lowest, highest) = self.consumers.iter().fold(start, |(low, high), consumer| {
+            (low.max(*consumer.range.start()), high.min(*consumer.range.end()))
+        });
+        Bounds { lowest, highest }
+    }
+
+    /// The columns that a `TRUNCATE … RESTART IDENTITY` of their table restarts this sequence for.
+    pub fn owners(&self) -> impl Iterator<Item = &Consumer> {
+        self.consumers.iter().filter(|consumer| consumer.link != Link::Default && !consumer.inherited)
+    }
+
+    /// What PostgreSQL 19 compares between publisher and subscriber, in its order.
+    #[must_use]
+    pub fn definition_text(&self) -> Vec<(&'static str, String)> {
+        let d = &self.definition;
+        vec![
+            ("type", self.data_type.clone()),
+            ("START", d.start.to_string()),
+            ("INCREMENT", d.increment.to_string()),
+            ("MINVALUE", d.min.to_string()),
+            ("MAXVALUE", d.max.to_string()),
+            ("CYCLE", d.cycle.to_string()),
+        ]
+    }
+
+    /// One line per column, for messages: `public.orders.id, public.invoices.id`.
+    #[must_use]
+    pub fn consumers_text(&self) -> String {
+        let names: Vec<String> = self
+            .consumers
+            .iter()
+            .map(|c| format!("{}.{}", c.table, crate::types::quote_identifier(&c.column)))
+            .collect();
+        if names.is_empty() { "no column".to_owned() } else { names.join(", ") }
+    }
+}
+
+/// All sequences of one database, sorted by name.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    pub sequences: Vec<Sequence>,
+}
+
+impl Catalog {
+    /// The position of the sequence behind each consumer column: `(table, column) → indexes of sequences`.
+    #[must_use]
+    pub fn by_column(&self) -> HashMap<(QualifiedName, String), Vec<usize>> {
+        let mut map: HashMap<(QualifiedName, String), Vec<usize>> = HashMap::new();
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            for consumer in &sequence.consumers {
+                map.entry((consumer.table.clone(), consumer.column.clone())).or_default().push(index);
+            }
+        }
+        map
+    }
+
+    /// The position of each sequence by its name.
+    #[must_use]
+    pub fn by_name(&self) -> HashMap<QualifiedName, usize> {
+        self.sequences.iter().enumerate().map(|(index, s)| (s.name.clone(), index)).collect()
+    }
+}

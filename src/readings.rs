@@ -1,0 +1,189 @@
+//! Reads where sequences stand, in batches, on either server.
+//!
+//! In: sequences of a [`Catalog`](crate::catalog::Catalog). Out: a [`Reading`] each. One sequence that is locked,
+//! dropped or not granted never spoils the others: a batch that fails is halved until the culprit stands alone.
+//! `pg_sequence_last_value` says nothing of a sequence that was never called, so such a one is read directly.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Statement};
+
+use crate::catalog::Sequence;
+use crate::plan::State;
+
+/// `pg_sequence_last_value` keeps a lock per sequence until the statement ends, and `max_locks_per_transaction`
+/// (64) times the connections is all there is: so many at a time at most.
+const BATCH: usize = 500;
+
+/// What a server said of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    State(State),
+    /// Never called, and our role lacks SELECT, so that where it starts is not known for sure.
+    Uncalled,
+    /// Neither USAGE nor SELECT.
+    Denied,
+    Gone,
+    /// Somebody holds AccessExclusive on it (a truncate in progress), or the server took too long.
+    Locked,
+}
+
+/// What became of a statement on one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Denied,
+    Gone,
+    Locked,
+    Exhausted,
+    Other,
+}
+
+/// Sorts a server's refusal; `None` means that the connection itself is not usable any more.
+#[must_use]
+pub fn trouble(error: &Error) -> Option<Trouble> {
+    let code = error.code()?;
+    let class = code.code().get(..2).unwrap_or_default();
+    match code {
+        &SqlState::LOCK_NOT_AVAILABLE | &SqlState::QUERY_CANCELED | &SqlState::T_R_DEADLOCK_DETECTED => {
+            Some(Trouble::Locked)
+        }
+        &SqlState::INSUFFICIENT_PRIVILEGE => Some(Trouble::Denied),
+        &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT | &SqlState::INVALID_SCHEMA_NAME => {
+            Some(Trouble::Gone)
+        }
+        &SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED => Some(Trouble::Exhausted),
+        // What a relation dropped between parse and execution answers: "could not open relation with OID".
+        &SqlState::INTERNAL_ERROR => Some(Trouble::Gone),
+        &SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN | &SqlState::CANNOT_CONNECT_NOW => None,
+        &SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => None,
+        _ if class == "08" => None,
+        _ => Some(Trouble::Other),
+    }
+}
+
+/// Prepared once per connection.
+#[derive(Clone)]
+pub struct Reader {
+    last_values: Statement,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl Reader {
+    /// # Errors
+    /// The server's or the connection's error.
+    pub async fn prepare(client: &Client) -> Result<Self, Error> {
+        let last_values = client
+            .prepare_typed(
+                "SELECT t.o, pg_sequence_last_value(t.o::regclass) FROM unnest($1) AS t(o)
+                  WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = t.o)",
+                &[Type::OID_ARRAY],
+            )
+            .await?;
+        Ok(Reader { last_values })
+    }
+
+    /// Reads every one of `sequences`, in their order. Not for use inside a transaction block: the first refusal
+    /// would spoil the rest of it.
+    ///
+    /// # Errors
+    /// Only where the connection is lost; what concerns one sequence is its [`Reading`].
+    pub async fn read(&self, client: &Client, sequences: &[&Sequence]) -> Result<Vec<Reading>, Error> {
+        let mut readings = vec![Reading::Denied; sequences.len()];
+        let mut pending: Vec<(usize, &[&Sequence])> =
+            sequences.chunks(BATCH).enumerate().map(|(i, batch)| (i * BATCH, batch)).collect();
+        while let Some((offset, batch)) = pending.pop() {
+            let found = match self.read_strictly(client, batch).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let trouble = trouble(&error).ok_or(error)?;
+                    if batch.len() > 1 {
+                        let (first, second) = batch.split_at(batch.len() / 2);
+                        pending.push((offset + first.len(), second));
+                        pending.push((offset, first));
+                        continue;
+                    }
+                    vec![Reading::from(trouble)]
+                }
+            };
+            for (slot, reading) in readings.iter_mut().skip(offset).zip(found) {
+                *slot = reading;
+            }
+        }
+        Ok(readings)
+    }
+
+    /// The same, for at most some hundred sequences, where one refusal is an error for all of them.
+    ///
+    /// # Errors
+    /// The server's or the connection's error.
+    pub async fn read_strictly(
+        &self,
+        client: &Client,
+        sequences: &[&Sequence],
+    ) -> Result<Vec<Reading>, Error> {
+        let permitted = sequences.iter().filter(|s| s.privileges.may_read());
+        let oids: Vec<u32> = permitted.map(|s| s.oid.0).collect();
+        let found = self.last_values(client, &oids).await?;
+        let uncalled: Vec<&Sequence> = sequences
+            .iter()
+            .filter(|s| s.privileges.select && found.get(&s.oid.0) == Some(&None))
+            .copied()
+            .collect();
+        let uncalled = uncalled_states(client, &uncalled).await?;
+        let reading = |sequence: &&Sequence| {
+            if !sequence.privileges.may_read() {
+                return Reading::Denied;
+            }
+            match (found.get(&sequence.oid.0), uncalled.get(&sequence.oid.0)) {
+                (None, _) => Reading::Gone,
+                (Some(Some(last_value)), _) => {
+                    Reading::State(State { last_value: *last_value, is_called: true })
+                }
+                (Some(None), Some(state)) => Reading::State(*state),
+                (Some(None), None) => Reading::Uncalled,
+            }
+        };
+        Ok(sequences.iter().map(reading).collect())
+    }
+
+    async fn last_values(&self, client: &Client, oids: &[u32]) -> Result<HashMap<u32, Option<i64>>, Error> {
+        let rows = client.query(&self.last_values, &[&oids]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+}
+
+impl From<Trouble> for Reading {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Denied => Reading::Denied,
+            Trouble::Gone => Reading::Gone,
+            Trouble::Locked | Trouble::Exhausted | Trouble::Other => Reading::Locked,
+        }
+    }
+}
+
+async fn uncalled_states(client: &Client, sequences: &[&Sequence]) -> Result<HashMap<u32, State>, Error> {
+    let mut sql = String::new();
+    for sequence in sequences {
+        let union = if sql.is_empty() { "" } else { " UNION ALL " };
+        // Writing to a String cannot fail.
+        let _ =
+            write!(sql, "{union}SELECT {}::oid, last_value, is_called FROM {}", sequence.oid, sequence.name);
+    }
+    if sql.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = client.query(&sql, &[]).await?;
+    let state = |row: &tokio_postgres::Row| -> Result<State, Error> {
+        Ok(State { last_value: row.try_get(1)?, is_called: row.try_get(2)? })
+    };
+    rows.iter().map(|row| Ok((row.try_get(0)?, state(row)?))).collect()
+}
