@@ -1,0 +1,269 @@
+//! Which LSN may be confirmed to the publisher as flushed.
+//!
+//! In: marks from the stream with the position they were seen before, and [`Receipt`]s. Out: [`FlushLsn`], the only
+//! value that a status update takes as its flush position; it never goes back. It does no IO.
+//!
+//! An LSN is confirmable when every mark seen up to it has a receipt: the subscriber's sequence is durably past it.
+//! A sequence that we refuse to move (held) is waived: its marks are owed to the next seed, which is done at every
+//! start and when it is let go.
+
+use std::collections::BTreeMap;
+
+use crate::subscriber::receipt::Receipt;
+use crate::types::Lsn;
+
+/// A position up to which no id can be lost any more. Made only here.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct FlushLsn(Lsn);
+
+impl FlushLsn {
+    #[must_use]
+    pub fn lsn(self) -> Lsn {
+        self.0
+    }
+}
+
+/// Evidence that `synchronous_standby_names` of the publisher matches us, so that its commits wait for the position
+/// that we confirm. Holding them up would take the publisher down, so it is then confirmed without receipts; what that
+/// leaves open is closed by the seed at every start.
+#[derive(Clone, Copy, Debug)]
+pub struct Synchronous(());
+
+impl Synchronous {
+    /// Whether `names`, the publisher's setting, matches our `application_name`: `*`, or the name in any of the forms
+    /// of the manual (`FIRST 2 (a, b)`, `ANY 1 (a)`, `a, b`), compared without regard to case.
+    #[must_use]
+    pub fn matching(names: &str, application_name: &str) -> Option<Self> {
+        let list = names.split_once('(').map_or(names, |(_, list)| list.trim_end().trim_end_matches(')'));
+        list.split(',')
+            .map(|name| name.trim().trim_matches('"'))
+            .any(|name| name == "*" || name.eq_ignore_ascii_case(application_name))
+            .then_some(Synchronous(()))
+    }
+
+    /// The position to confirm at once.
+    #[must_use]
+    pub fn confirm(self, committed: Lsn) -> FlushLsn {
+        FlushLsn(committed)
+    }
+}
+
+#[derive(Debug, Default, Clone)]
+struct Account {
+    descending: bool,
+    /// The furthest `last_value` proven durable.
+    durable: Option<i64>,
+    /// The furthest mark of the stream.
+    mark: Option<i64>,
+    waived: bool,
+}
+
+impl Account {
+    fn is_settled(&self) -> bool {
+        match (self.mark, self.durable) {
+            _ if self.waived => true,
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(mark), Some(durable)) if self.descending => durable <= mark,
+            (Some(mark), Some(durable)) => durable >= mark,
+        }
+    }
+}
+
+/// Keeps the books: marks owed against receipts got.
+#[derive(Debug, Default)]
+pub struct Confirm {
+    accounts: Vec<Account>,
+    /// Sequences with an unproven mark, and the position before which all their marks were proven.
+    owed: BTreeMap<u32, Lsn>,
+    observed: Lsn,
+    confirmed: Lsn,
+}
+
+impl Confirm {
+    /// Opens the account of the sequence `slot`, the next dense index.
+    pub fn open(&mut self, slot: u32, descending: bool) {
+        let index = slot as usize;
+        if self.accounts.len() <= index {
+            self.accounts.resize_with(index + 1, Account::default);
+        }
+        if let Some(account) = self.accounts.get_mut(index) {
+            account.descending = descending;
+        }
+    }
+
+    /// The stream showed `mark` somewhere after [`Self::observed`] and not later than the next one.
+    pub fn owe(&mut self, slot: u32, mark: i64) {
+        let observed = self.observed;
+        if let Some(account) = self.accounts.get_mut(slot as usize) {
+            let further = |known: i64| if account.descending { mark < known } else { mark > known };
+            if account.mark.is_none_or(further) {
+                account.mark = Some(mark);
+            }
+            if !account.is_settled() {
+                self.owed.entry(slot).or_insert(observed);
+            }
+        }
+    }
+
+    /// Every mark that the stream showed up to `lsn`, the end of a commit, has been given to [`Self::owe`].
+    pub fn observe(&mut self, lsn: Lsn) {
+        self.observed = self.observed.max(lsn);
+    }
+
+    /// A sequence is durably where the receipt says.
+    pub fn accept(&mut self, receipt: &Receipt) {
+        let slot = receipt.slot();
+        if let Some(account) = self.accounts.get_mut(slot as usize) {
+            account.durable = receipt.state().is_called.then_some(receipt.state().last_value);
+            self.settle(slot);
+        }
+    }
+
+    /// A sequence was found short of what a receipt said (a restore, a truncate): the receipt is worth nothing.
+    pub fn revoke(&mut self, slot: u32) {
+        let observed = self.confirmed;
+        if let Some(account) = self.accounts.get_mut(slot as usize) {
+            account.durable = None;
+            if !account.is_settled() {
+                self.owed.entry(slot).or_insert(observed);
+            }
+        }
+    }
+
+    /// All receipts are worth nothing: the subscriber may be another server now.
+    pub fn revoke_all(&mut self) {
+        for slot in 0..u32::try_from(self.accounts.len()).unwrap_or(u32::MAX) {
+            self.revoke(slot);
+        }
+    }
+
+    /// The truncate of a new epoch: older marks count no more.
+    pub fn restart(&mut self, slot: u32) {
+        if let Some(account) = self.accounts.get_mut(slot as usize) {
+            account.mark = None;
+            self.settle(slot);
+        }
+    }
+
+    /// Whether the sequence holds nothing back, because we refuse to move it.
+    pub fn waive(&mut self, slot: u32, waived: bool) {
+        if let Some(account) = self.accounts.get_mut(slot as usize) {
+            account.waived = waived;
+        }
+        self.settle(slot);
+    }
+
+    /// Past the retained-WAL ceiling, or where the publisher's commits wait for us: what is owed is left to a re-seed.
+    /// Returns how many sequences are owed one.
+    pub fn give_up(&mut self) -> usize {
+        let owed = self.owed.len();
+        self.owed.clear();
+        owed
+    }
+
+    fn settle(&mut self, slot: u32) {
+        if self.accounts.get(slot as usize).is_none_or(Account::is_settled) {
+            self.owed.remove(&slot);
+        }
+    }
+
+    /// Sequences with marks that are not proven durable.
+    #[must_use]
+    pub fn owing(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// The position to confirm.
+    pub fn flush(&mut self) -> FlushLsn {
+        let limit = self.owed.values().min().copied().unwrap_or(self.observed);
+        self.confirmed = self.confirmed.max(limit.min(self.observed));
+        FlushLsn(self.confirmed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::State;
+    use crate::subscriber::receipt::PendingReceipts;
+
+    fn receipt(slot: u32, last_value: i64) -> Receipt {
+        let mut pending = PendingReceipts::default();
+        pending.expect(Lsn(1), vec![(slot, State { last_value, is_called: true })]);
+        pending.collect(Lsn(1)).remove(0)
+    }
+
+    fn two_sequences() -> Confirm {
+        let mut confirm = Confirm::default();
+        confirm.open(0, false);
+        confirm.open(1, true);
+        confirm
+    }
+
+    #[test]
+    fn nothing_is_confirmed_past_an_unproven_mark() {
+        let mut confirm = two_sequences();
+        confirm.observe(Lsn(10));
+        assert_eq!(confirm.flush().lsn(), Lsn(10));
+        confirm.owe(0, 100);
+        confirm.observe(Lsn(20));
+        assert_eq!(confirm.flush().lsn(), Lsn(10));
+        confirm.accept(&receipt(0, 99));
+        assert_eq!(confirm.flush().lsn(), Lsn(10));
+        confirm.accept(&receipt(0, 132));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        // Within the lead a mark is proven already.
+        confirm.owe(0, 132);
+        confirm.observe(Lsn(30));
+        assert_eq!(confirm.flush().lsn(), Lsn(30));
+    }
+
+    #[test]
+    fn descending_sequences_are_proven_downwards() {
+        let mut confirm = two_sequences();
+        confirm.owe(1, -5);
+        confirm.observe(Lsn(20));
+        confirm.accept(&receipt(1, -4));
+        assert_eq!(confirm.flush().lsn(), Lsn(0));
+        confirm.accept(&receipt(1, -5));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+    }
+
+    #[test]
+    fn one_waiting_sequence_holds_the_position_and_a_held_one_does_not() {
+        let mut confirm = two_sequences();
+        confirm.owe(0, 1);
+        confirm.owe(1, -1);
+        confirm.observe(Lsn(20));
+        confirm.accept(&receipt(0, 50));
+        assert_eq!((confirm.flush().lsn(), confirm.owing()), (Lsn(0), 1));
+        confirm.waive(1, true);
+        assert_eq!((confirm.flush().lsn(), confirm.owing()), (Lsn(20), 0));
+    }
+
+    #[test]
+    fn synchronous_standby_names_are_read_as_the_manual_writes_them() {
+        let matches = |names| Synchronous::matching(names, "seqshadow").is_some();
+        for yes in ["*", "seqshadow", "a, SeqShadow", "FIRST 2 (a, \"seqshadow\")", "ANY 1 (*)", "2 (*, b)"] {
+            assert!(matches(yes), "{yes}");
+        }
+        for no in ["", "seqshadow2", "FIRST 1 (a, b)"] {
+            assert!(!matches(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_revoked_receipt_holds_the_position_but_never_takes_it_back() {
+        let mut confirm = two_sequences();
+        confirm.owe(0, 5);
+        confirm.observe(Lsn(20));
+        confirm.accept(&receipt(0, 50));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        confirm.revoke(0);
+        confirm.observe(Lsn(30));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        confirm.accept(&receipt(0, 50));
+        assert_eq!(confirm.flush().lsn(), Lsn(30));
+    }
+}

@@ -1,0 +1,336 @@
+//! The only code that changes a sequence, and it never moves one backwards.
+//!
+//! In: [`Step`]s (a sequence, where it was last seen, where it shall be). Out: an [`Outcome`] each, and the WAL
+//! position whose flush makes what was read durable. It decides no target (see [`crate::plan`]).
+//!
+//! `setval(s, greatest(target, last_value))` races with `nextval` of others: between its read and its write the
+//! sequence may have passed the target, and is then moved back. So the way is chosen by what others could do:
+//!
+//! - **set**: a `setval` guarded by the value last seen, when nobody has moved the sequence since and the target is
+//!   so far ahead that nobody could pass it between the statement's read and its write;
+//! - **walk**: `nextval` in a server-side loop, monotone by construction, in every other case;
+//! - **lock**: where a walk would be too long and our role owns the sequence, `ALTER SEQUENCE … OWNER TO` its own
+//!   owner takes AccessExclusive, and nobody can call `nextval` until the guarded `setval` is committed.
+//!
+//! All writers of ours hold one advisory lock per database while they write, because two guarded setvals of
+//! different sessions do race.
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Statement};
+
+use crate::catalog::Sequence;
+use crate::plan::State;
+use crate::readings::{Reader, Reading, Trouble, trouble};
+use crate::types::{Lsn, quote_identifier};
+
+/// The two keys of the advisory lock that all our writers take: "seqs", "hado" in ASCII. Advisory locks are per
+/// database, as sequences are.
+const WRITER_LOCK: (i32, i32) = (0x7365_7173, 0x6861_646F);
+
+/// From how many steps on a quiet sequence may be set: a session needs more than 40 ms for so many `nextval`s, the
+/// guarded statement some microseconds between its read and its write.
+const STEPS_SET_MIN: u64 = 100_000;
+
+/// How many steps one statement walks at most, about 0.1 s, so that it ends well before the statement timeout.
+const STEPS_WALK_CHUNK: u64 = 200_000;
+
+/// From how many steps on a lock is better than a walk (about 1 s).
+const STEPS_LOCK_MIN: u64 = 2_000_000;
+
+/// How many sequences are moved in one transaction.
+const BATCH: usize = 500;
+
+/// Bring `sequence` from where it was `seen` to `to`, a value of its lattice.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    pub sequence: &'a Sequence,
+    /// What the last reading said: a sequence that differs from it now is in use by others.
+    pub seen: State,
+    /// The `last_value` to reach (`is_called` true).
+    pub to: i64,
+}
+
+/// What became of a [`Step`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The sequence stands here now; perhaps short of the target (a long walk goes on with the next step).
+    At(State),
+    /// Nothing was done, for this reason.
+    Refused(Trouble),
+    /// Another writer of ours held the advisory lock.
+    Busy,
+}
+
+/// What a call of [`Advancer::advance`] did.
+#[derive(Debug)]
+pub struct Advanced {
+    /// One for each step, in their order.
+    pub outcomes: Vec<Outcome>,
+    /// Once the subscriber's WAL is flushed up to here, every state in `outcomes` survives a crash.
+    pub durable_at: Lsn,
+}
+
+/// Statements prepared once per connection.
+pub struct Advancer {
+    reader: Reader,
+    walk: Statement,
+    set: Statement,
+    walk_chunk: u64,
+}
+
+impl std::fmt::Debug for Advancer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Advancer")
+    }
+}
+
+/// How a single step is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Nothing,
+    Walk(u64),
+    Set,
+    Lock,
+}
+
+impl Advancer {
+    /// # Errors
+    /// The server's or the connection's error.
+    pub async fn prepare(client: &Client) -> Result<Self, Error> {
+        let reader = Reader::prepare(client).await?;
+        let walk = client
+            .prepare_typed(
+                "SELECT count(nextval(t.o::regclass)) FROM unnest($1, $2) AS t(o, n), generate_series(1, t.n)",
+                &[Type::OID_ARRAY, Type::INT8_ARRAY],
+            )
+            .await?;
+        let set = client
+            .prepare_typed(
+                "SELECT setval(t.o::regclass, t.target, true) FROM unnest($1, $2, $3) AS t(o, target, seen)
+                  WHERE pg_sequence_last_value(t.o::regclass) IS NOT DISTINCT FROM t.seen",
+                &[Type::OID_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY],
+            )
+            .await?;
+        Ok(Advancer { reader, walk, set, walk_chunk: STEPS_WALK_CHUNK })
+    }
+
+    /// The reader of the same connection.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Makes `steps`, as many in one transaction as go together; what fails is made one by one.
+    ///
+    /// # Errors
+    /// Only where the connection is lost. What is known of the sequences then is what is read after a reconnect.
+    pub async fn advance(&self, client: &Client, steps: &[Step<'_>]) -> Result<Advanced, Error> {
+        let mut outcomes = Vec::with_capacity(steps.len());
+        let mut pending: Vec<&[Step<'_>]> = steps.chunks(BATCH).rev().collect();
+        while let Some(batch) = pending.pop() {
+            match self.batch(client, batch).await {
+                Ok(done) => outcomes.extend(done),
+                Err(error) => {
+                    let Some(reason) = trouble(&error) else { return Err(error) };
+                    client.batch_execute("ROLLBACK").await?;
+                    if batch.len() == 1 {
+                        outcomes.push(Outcome::Refused(reason));
+                    } else {
+                        let (first, second) = batch.split_at(batch.len() / 2);
+                        pending.push(second);
+                        pending.push(first);
+                    }
+                }
+            }
+        }
+        Ok(Advanced { outcomes, durable_at: insert_lsn(client).await? })
+    }
+
+    async fn batch(&self, client: &Client, batch: &[Step<'_>]) -> Result<Vec<Outcome>, Error> {
+        if !begin_as_only_writer(client).await? {
+            return Ok(vec![Outcome::Busy; batch.len()]);
+        }
+        let sequences: Vec<&Sequence> = batch.iter().map(|step| step.sequence).collect();
+        let now = self.reader.read_strictly(client, &sequences).await?;
+        let (mut walk, mut set, mut lock) = (Vec::new(), Vec::new(), Vec::new());
+        for (step, reading) in batch.iter().zip(&now) {
+            let Some(state) = state_of(*reading, step) else { continue };
+            match self.way(step, state) {
+                Way::Nothing => {}
+                Way::Walk(steps) => walk.push((step, steps)),
+                Way::Set => set.push((step, state)),
+                Way::Lock => lock.push(step),
+            }
+        }
+        self.walk(client, &walk).await?;
+        self.set(client, &set).await?;
+        for step in lock {
+            self.lock_and_set(client, step).await?;
+        }
+        let after = self.reader.read_strictly(client, &sequences).await?;
+        client.batch_execute("COMMIT").await?;
+        Ok(batch.iter().zip(after).map(|(step, reading)| outcome(step, reading)).collect())
+    }
+
+    fn way(&self, step: &Step<'_>, now: State) -> Way {
+        let definition = &step.sequence.definition;
+        let Some(steps) = steps_to(now, step.to, definition.increment) else { return Way::Nothing };
+        let privileges = step.sequence.privileges;
+        let quiet = now == step.seen;
+        if privileges.update && quiet && steps >= STEPS_SET_MIN {
+            Way::Set
+        } else if privileges.update && privileges.owner && steps >= STEPS_LOCK_MIN {
+            Way::Lock
+        } else {
+            Way::Walk(steps.min(self.walk_chunk))
+        }
+    }
+
+    async fn walk(&self, client: &Client, walk: &[(&Step<'_>, u64)]) -> Result<(), Error> {
+        if walk.is_empty() {
+            return Ok(());
+        }
+        // A session that has called nextval before under CACHE answers from its own memory and moves nothing.
+        client.batch_execute("DISCARD SEQUENCES").await?;
+        let oids: Vec<u32> = walk.iter().map(|(step, _)| step.sequence.oid.0).collect();
+        let counts: Vec<i64> = walk.iter().map(|(_, n)| i64::try_from(*n).unwrap_or(i64::MAX)).collect();
+        client.execute(&self.walk, &[&oids, &counts]).await?;
+        Ok(())
+    }
+
+    async fn set(&self, client: &Client, set: &[(&Step<'_>, State)]) -> Result<(), Error> {
+        if set.is_empty() {
+            return Ok(());
+        }
+        let oids: Vec<u32> = set.iter().map(|(step, _)| step.sequence.oid.0).collect();
+        let targets: Vec<i64> = set.iter().map(|(step, _)| step.to).collect();
+        let seen: Vec<Option<i64>> = set.iter().map(|(_, s)| s.is_called.then_some(s.last_value)).collect();
+        client.execute(&self.set, &[&oids, &targets, &seen]).await?;
+        Ok(())
+    }
+
+    /// The lock may be refused (`lock_timeout`): on a busy sequence it often is, and the walk goes on instead.
+    async fn lock_and_set(&self, client: &Client, step: &Step<'_>) -> Result<(), Error> {
+        let sequence = step.sequence;
+        let locking = format!(
+            "SAVEPOINT seqshadow_lock; ALTER SEQUENCE {} OWNER TO {}",
+            sequence.name,
+            quote_identifier(&sequence.owner)
+        );
+        if let Err(error) = client.batch_execute(&locking).await {
+            trouble(&error).ok_or(error)?;
+            client.batch_execute("ROLLBACK TO SAVEPOINT seqshadow_lock").await?;
+            return self.walk(client, &[(step, self.walk_chunk)]).await;
+        }
+        let now = self.reader.read_strictly(client, &[sequence]).await?;
+        if let Some(state) = now.first().and_then(|reading| state_of(*reading, step))
+            && steps_to(state, step.to, sequence.definition.increment).is_some()
+        {
+            self.set(client, &[(step, state)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a CYCLE sequence the publisher's exact state; for such a one there is no forwards.
+    ///
+    /// # Errors
+    /// The server's or the connection's error.
+    pub async fn follow(
+        &self,
+        client: &Client,
+        sequence: &Sequence,
+        exact: State,
+    ) -> Result<Advanced, Error> {
+        let outcome = if begin_as_only_writer(client).await? {
+            let sql = "SELECT setval($1::oid::regclass, $2, $3)";
+            match client.execute(sql, &[&sequence.oid.0, &exact.last_value, &exact.is_called]).await {
+                Ok(_) => {
+                    client.batch_execute("COMMIT").await?;
+                    Outcome::At(exact)
+                }
+                Err(error) => {
+                    let reason = trouble(&error).ok_or(error)?;
+                    client.batch_execute("ROLLBACK").await?;
+                    Outcome::Refused(reason)
+                }
+            }
+        } else {
+            Outcome::Busy
+        };
+        Ok(Advanced { outcomes: vec![outcome], durable_at: insert_lsn(client).await? })
+    }
+}
+
+/// Begins a transaction as the only writer of ours in this database; false where another one is at it.
+async fn begin_as_only_writer(client: &Client) -> Result<bool, Error> {
+    let (first, second) = WRITER_LOCK;
+    let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({first}, {second})");
+    match client.batch_execute(&begin).await {
+        Ok(()) => Ok(true),
+        Err(error) if trouble(&error) == Some(Trouble::Locked) => {
+            client.batch_execute("ROLLBACK").await?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// How many `nextval`s bring a sequence from `now` to `to` or past it; `None` where it is there already.
+fn steps_to(now: State, to: i64, increment: i64) -> Option<u64> {
+    let (from, to, increment) = (i128::from(now.last_value), i128::from(to), i128::from(increment));
+    let distance = (to - from) * increment.signum();
+    // The first nextval of a sequence that was never called returns last_value itself.
+    let first = i128::from(!now.is_called);
+    let step = increment.abs().max(1);
+    let steps = if distance < 0 { 0 } else { (distance + step - 1) / step + first };
+    u64::try_from(steps).ok().filter(|steps| *steps > 0)
+}
+
+/// A reading as a state; a sequence that was never called and cannot be read directly is where it was seen.
+fn state_of(reading: Reading, step: &Step<'_>) -> Option<State> {
+    match reading {
+        Reading::State(state) => Some(state),
+        Reading::Uncalled => Some(State { is_called: false, ..step.seen }),
+        Reading::Denied | Reading::Gone | Reading::Locked => None,
+    }
+}
+
+fn outcome(step: &Step<'_>, after: Reading) -> Outcome {
+    match after {
+        Reading::State(state) => Outcome::At(state),
+        Reading::Uncalled => Outcome::At(State { is_called: false, ..step.seen }),
+        Reading::Denied => Outcome::Refused(Trouble::Denied),
+        Reading::Gone => Outcome::Refused(Trouble::Gone),
+        Reading::Locked => Outcome::Refused(Trouble::Locked),
+    }
+}
+
+/// Where the subscriber's WAL ends: when it is flushed up to here, all that was read before is durable.
+///
+/// # Errors
+/// The server's or the connection's error.
+pub async fn insert_lsn(client: &Client) -> Result<Lsn, Error> {
+    lsn(client, "SELECT pg_current_wal_insert_lsn()::text").await
+}
+
+/// Up to where the subscriber's WAL is flushed.
+///
+/// # Errors
+/// The server's or the connection's error.
+pub async fn flush_lsn(client: &Client) -> Result<Lsn, Error> {
+    lsn(client, "SELECT pg_current_wal_flush_lsn()::text").await
+}
+
+/// Makes an otherwise idle server flush: a transaction id alone is committed asynchronously, and the WAL writer
+/// then flushes up to its commit record within `wal_writer_delay`.
+///
+/// # Errors
+/// The server's or the connection's error.
+pub async fn nudge_wal_writer(client: &Client) -> Result<(), Error> {
+    client.batch_execute("SELECT txid_current()").await
+}
+
+async fn lsn(client: &Client, sql: &str) -> Result<Lsn, Error> {
+    let row = client.query_one(sql, &[]).await?;
+    Ok(row.try_get::<_, String>(0)?.parse().unwrap_or(Lsn::ZERO))
+}

@@ -1,0 +1,5 @@
+//! The subscriber: the server whose sequences are kept ahead.
+
+pub mod advance;
+pub mod receipt;
+pub mod subscription;
