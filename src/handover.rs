@@ -1,0 +1,172 @@
+//! Between the stream and the keeper: the latest marks, never a queue.
+//!
+//! In: marks per sequence from the stream, once per batch of messages. Out: everything that changed since the last
+//! time, for the keeper. A mark is a maximum, so the latest wins and memory is bounded by the number of sequences;
+//! the stream never waits for the subscriber.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::types::Lsn;
+
+/// What the stream learned of one sequence since the keeper last looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The furthest id within the limit.
+    pub furthest: Option<i64>,
+    /// The furthest id past the limit: an outlier, perhaps.
+    pub beyond: Option<i64>,
+    /// The sequence was restarted by a TRUNCATE committed here; `furthest` counts from there on.
+    pub restarted: Option<Lsn>,
+}
+
+/// What the keeper takes.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Dense indexes of sequences, and what was seen of them.
+    pub seen: Vec<(u32, Seen)>,
+    /// Everything committed up to here is in `seen`, now or earlier.
+    pub up_to: Lsn,
+    /// Rows that carried ids, since the start of the process.
+    pub rows: u64,
+    /// Tables of the stream that the catalog does not know, or not like that.
+    pub unknown_tables: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: Vec<Seen>,
+    dirty: Vec<u32>,
+    up_to: Lsn,
+    rows: u64,
+    unknown_tables: bool,
+    /// New limits for the stream, by dense index.
+    limits: Vec<(u32, i64)>,
+}
+
+/// Shared by the stream task and the keeper.
+#[derive(Debug, Default)]
+pub struct Handover {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+impl Handover {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The lock is held for plain assignments only: a panic cannot leave them half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream gives what it saw: `seen` merges into what the keeper has not taken yet.
+    pub fn give(
+        &self,
+        seen: impl Iterator<Item = (u32, bool, Seen)>,
+        up_to: Lsn,
+        rows: u64,
+        unknown_tables: bool,
+    ) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let mut changed = up_to > inner.up_to || unknown_tables;
+        for (slot, descending, new) in seen {
+            changed = true;
+            let index = slot as usize;
+            if inner.entries.len() <= index {
+                inner.entries.resize(index + 1, Seen::default());
+            }
+            let Some(entry) = inner.entries.get_mut(index) else { continue };
+            if *entry == Seen::default() {
+                inner.dirty.push(slot);
+            }
+            if new.restarted.is_some() {
+                *entry = Seen { beyond: new.beyond, ..new };
+            } else {
+                entry.furthest = further(descending, entry.furthest, new.furthest);
+                entry.beyond = further(descending, entry.beyond, new.beyond);
+            }
+        }
+        inner.up_to = inner.up_to.max(up_to);
+        inner.rows = rows;
+        inner.unknown_tables |= unknown_tables;
+        drop(guard);
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The keeper takes all that is new.
+    pub fn take(&self) -> Taken {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let mut seen = Vec::with_capacity(inner.dirty.len());
+        for slot in inner.dirty.drain(..) {
+            if let Some(entry) = inner.entries.get_mut(slot as usize) {
+                seen.push((slot, std::mem::take(entry)));
+            }
+        }
+        let unknown_tables = std::mem::take(&mut inner.unknown_tables);
+        Taken { seen, up_to: inner.up_to, rows: inner.rows, unknown_tables }
+    }
+
+    /// Waits until there is something to take.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// A new connection may begin at an earlier position than the last one had reached.
+    pub fn rewind(&self) {
+        self.lock().up_to = Lsn::ZERO;
+    }
+
+    /// The keeper tells the stream from where on an id of `slot` is an outlier.
+    pub fn limit(&self, slot: u32, limit: i64) {
+        self.lock().limits.push((slot, limit));
+    }
+
+    /// The stream takes the new limits.
+    pub fn take_limits(&self) -> Vec<(u32, i64)> {
+        std::mem::take(&mut self.lock().limits)
+    }
+}
+
+/// The further of two ids in the sequence's direction.
+#[must_use]
+pub fn further(descending: bool, one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    match (one, other) {
+        (Some(a), Some(b)) if descending => Some(a.min(b)),
+        (Some(a), Some(b)) => Some(a.max(b)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(furthest: i64) -> Seen {
+        Seen { furthest: Some(furthest), ..Seen::default() }
+    }
+
+    #[test]
+    fn the_latest_wins_and_nothing_is_lost_in_between() {
+        let handover = Handover::default();
+        handover.give([(3, false, seen(5))].into_iter(), Lsn(10), 1, false);
+        handover.give([(3, false, seen(4)), (1, true, seen(-7))].into_iter(), Lsn(20), 3, false);
+        let taken = handover.take();
+        assert_eq!(taken.seen, [(3, seen(5)), (1, seen(-7))]);
+        assert_eq!((taken.up_to, taken.rows), (Lsn(20), 3));
+        assert!(handover.take().seen.is_empty());
+    }
+
+    #[test]
+    fn a_restart_forgets_what_was_seen_before_it() {
+        let handover = Handover::default();
+        handover.give([(0, false, seen(5000))].into_iter(), Lsn(10), 1, false);
+        let restarted = Seen { furthest: Some(2), beyond: None, restarted: Some(Lsn(15)) };
+        handover.give([(0, false, restarted)].into_iter(), Lsn(20), 2, false);
+        handover.give([(0, false, seen(3))].into_iter(), Lsn(30), 3, false);
+        let Seen { furthest, restarted, .. } = handover.take().seen[0].1;
+        assert_eq!((furthest, restarted), (Some(3), Some(Lsn(15))));
+    }
+}

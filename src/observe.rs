@@ -1,0 +1,308 @@
+//! Marks: the furthest id seen per sequence, from one connection's stream.
+//!
+//! In: what [`Tap`](crate::pgoutput::Tap) decodes. Out: once per batch, what changed, into the [`Handover`]. It does
+//! no IO and never waits. The hot path is a `Vec` slot per sequence.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tracing::debug;
+
+use crate::handover::{Handover, Seen};
+use crate::pgoutput::transaction::{CommitPrepared, Prepare, RollbackPrepared};
+use crate::pgoutput::{Relation, Sink, Tracked, Truncation, Unreadable};
+use crate::tracking::{Tracking, Watched};
+use crate::types::{Lsn, QualifiedName, quote_identifier};
+
+/// One sequence's maxima. Ids of descending sequences are kept complemented (`!id` turns the order around without
+/// overflowing), so that the hot path only ever asks for the greater one.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    flip: i64,
+    limit: i64,
+    furthest: Option<i64>,
+    beyond: Option<i64>,
+    /// The furthest before a truncate that is not committed yet.
+    before_truncate: Option<i64>,
+    restarted: Option<Lsn>,
+    dirty: bool,
+}
+
+impl Mark {
+    fn new(descending: bool) -> Self {
+        let flip = if descending { -1 } else { 0 };
+        Mark {
+            flip,
+            limit: i64::MAX,
+            furthest: None,
+            beyond: None,
+            before_truncate: None,
+            restarted: None,
+            dirty: false,
+        }
+    }
+}
+
+/// A `TRUNCATE … RESTART IDENTITY` whose transaction is still open.
+#[derive(Debug)]
+struct OpenRestart {
+    /// `(top-level, own)` transaction of a streamed one; `None` is the plain transaction that is being read.
+    stream: Option<(u32, u32)>,
+    slots: Vec<u32>,
+}
+
+/// Watches one connection's stream.
+#[derive(Debug)]
+pub struct Observer {
+    tracking: Arc<Tracking>,
+    marks: Vec<Mark>,
+    dirty: Vec<u32>,
+    /// By the publisher's relation OID, from Relation messages.
+    restarts: HashMap<u32, Vec<u32>>,
+    open_restarts: Vec<OpenRestart>,
+    in_transaction: bool,
+    up_to: Lsn,
+    rows: u64,
+    unknown_tables: bool,
+}
+
+impl Observer {
+    #[must_use]
+    pub fn new(tracking: Arc<Tracking>) -> Self {
+        let marks = tracking.descending.iter().map(|descending| Mark::new(*descending)).collect();
+        Observer {
+            tracking,
+            marks,
+            dirty: Vec::new(),
+            restarts: HashMap::new(),
+            open_restarts: Vec::new(),
+            in_transaction: false,
+            up_to: Lsn::ZERO,
+            rows: 0,
+            unknown_tables: false,
+        }
+    }
+
+    /// The catalog changed. Sequences keep their dense index, so marks stay; the caller then asks the tap to retrack.
+    pub fn track(&mut self, tracking: Arc<Tracking>) {
+        let known = self.marks.len();
+        self.marks.extend(tracking.descending.iter().skip(known).map(|descending| Mark::new(*descending)));
+        for (mark, descending) in self.marks.iter_mut().zip(&tracking.descending) {
+            let flip = if *descending { -1 } else { 0 };
+            if mark.flip != flip {
+                *mark = Mark::new(*descending);
+            }
+        }
+        self.tracking = tracking;
+        self.restarts.clear();
+    }
+
+    /// A new connection begins between transactions; what was open before will be sent again.
+    pub fn connection_lost(&mut self) {
+        self.in_transaction = false;
+        for restart in std::mem::take(&mut self.open_restarts) {
+            self.take_back(&restart.slots);
+        }
+    }
+
+    /// Outside of a transaction everything before the keepalive's position was seen.
+    pub fn keepalive(&mut self, wal_end: Lsn) {
+        if !self.in_transaction {
+            self.up_to = self.up_to.max(wal_end);
+        }
+    }
+
+    /// The end of the last commit, or what a keepalive between transactions said.
+    #[must_use]
+    pub fn committed_up_to(&self) -> Lsn {
+        self.up_to
+    }
+
+    /// Rows with ids so far.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Hands over what changed since the last call, and takes the keeper's new limits.
+    pub fn give(&mut self, handover: &Handover) {
+        for (slot, limit) in handover.take_limits() {
+            if let Some(mark) = self.marks.get_mut(slot as usize) {
+                mark.limit = limit ^ mark.flip;
+            }
+        }
+        let marks = &mut self.marks;
+        let seen = self.dirty.drain(..).filter_map(|slot| {
+            let mark = marks.get_mut(slot as usize)?;
+            mark.dirty = false;
+            let id = |key: Option<i64>| key.map(|key| key ^ mark.flip);
+            // Until the truncate is committed, what was there before it still counts.
+            let furthest = mark.furthest.max(mark.before_truncate);
+            let seen = Seen { furthest: id(furthest), beyond: id(mark.beyond), restarted: mark.restarted };
+            mark.restarted = None;
+            // Past the limit every id is new to the keeper once; it judges it and then raises the limit or not.
+            mark.beyond = None;
+            Some((slot, mark.flip != 0, seen))
+        });
+        handover.give(seen, self.up_to, self.rows, std::mem::take(&mut self.unknown_tables));
+    }
+
+    fn committed(&mut self, end_lsn: Lsn, stream_xid: Option<u32>) {
+        self.up_to = self.up_to.max(end_lsn);
+        if self.open_restarts.is_empty() {
+            return;
+        }
+        let (now, still_open) = std::mem::take(&mut self.open_restarts)
+            .into_iter()
+            .partition::<Vec<_>, _>(|restart| restart.stream.map(|(xid, _)| xid) == stream_xid);
+        self.open_restarts = still_open;
+        for slot in now.into_iter().flat_map(|restart| restart.slots) {
+            if let Some(mark) = self.marks.get_mut(slot as usize) {
+                mark.before_truncate = None;
+                mark.beyond = None;
+                mark.restarted = Some(end_lsn);
+                touch(mark, slot, &mut self.dirty);
+            }
+        }
+    }
+
+    /// A truncate that did not happen: what was there before it counts again.
+    fn take_back(&mut self, slots: &[u32]) {
+        for slot in slots {
+            if let Some(mark) = self.marks.get_mut(*slot as usize) {
+                mark.furthest = mark.furthest.max(mark.before_truncate.take());
+                touch(mark, *slot, &mut self.dirty);
+            }
+        }
+    }
+
+    fn take_back_where(&mut self, aborted: impl Fn(Option<(u32, u32)>) -> bool) {
+        let (gone, still_open) = std::mem::take(&mut self.open_restarts)
+            .into_iter()
+            .partition::<Vec<_>, _>(|restart| aborted(restart.stream));
+        self.open_restarts = still_open;
+        for restart in gone {
+            self.take_back(&restart.slots);
+        }
+    }
+}
+
+#[inline]
+fn touch(mark: &mut Mark, slot: u32, dirty: &mut Vec<u32>) {
+    if !mark.dirty {
+        mark.dirty = true;
+        dirty.push(slot);
+    }
+}
+
+impl Sink for Observer {
+    fn relation(&mut self, relation: &Relation) -> Vec<Tracked> {
+        let name = QualifiedName::new(relation.schema.clone(), relation.name.clone());
+        if let Some(slots) = self.tracking.restarts.get(&name) {
+            self.restarts.insert(relation.oid, slots.clone());
+        } else {
+            self.restarts.remove(&relation.oid);
+        }
+        let Some(watched) = self.tracking.tables.get(&name) else {
+            // A table without sequences, or one that the catalog does not know yet.
+            self.unknown_tables = true;
+            debug!(table = %name, "no column of this table takes its values from a sequence that is known");
+            return Vec::new();
+        };
+        let mut tracked = Vec::new();
+        for Watched { column, slot, format } in watched {
+            match relation.columns.iter().position(|c| c.name == *column).map(u16::try_from) {
+                Some(Ok(column)) => tracked.push(Tracked { column, slot: *slot, format: format.clone() }),
+                _ => debug!(table = %name, %column, "the publication does not publish this column"),
+            }
+        }
+        tracked
+    }
+
+    #[inline]
+    fn id(&mut self, slot: u32, id: i64) {
+        self.rows = self.rows.wrapping_add(1);
+        let Some(mark) = self.marks.get_mut(slot as usize) else { return };
+        let key = id ^ mark.flip;
+        let best = if key <= mark.limit { &mut mark.furthest } else { &mut mark.beyond };
+        if best.is_none_or(|known| key > known) {
+            *best = Some(key);
+            touch(mark, slot, &mut self.dirty);
+        }
+    }
+
+    fn unreadable_id(&mut self, _slot: u32, relation: &Relation, column: u16, why: Unreadable) {
+        let column = relation.columns.get(usize::from(column)).map_or("?", |c| c.name.as_str());
+        let (schema, table) = (quote_identifier(&relation.schema), quote_identifier(&relation.name));
+        // The value itself is the user's data and is not logged.
+        debug!(column = %format!("{schema}.{table}.{}", quote_identifier(column)), %why, "a value is no id");
+    }
+
+    fn begin(&mut self, _final_lsn: Lsn, _xid: u32) {
+        self.in_transaction = true;
+    }
+
+    fn commit(&mut self, _commit_lsn: Lsn, end_lsn: Lsn) {
+        self.in_transaction = false;
+        self.committed(end_lsn, None);
+    }
+
+    fn truncate(&mut self, truncation: &Truncation<'_>) {
+        if !truncation.restart_identity {
+            return;
+        }
+        let slots: Vec<u32> =
+            truncation.relations.filter_map(|oid| self.restarts.get(&oid)).flatten().copied().collect();
+        for slot in &slots {
+            if let Some(mark) = self.marks.get_mut(*slot as usize) {
+                mark.before_truncate = mark.before_truncate.max(mark.furthest.take());
+            }
+        }
+        let stream = truncation.stream.map(|by| (by.xid, by.subxid));
+        self.open_restarts.push(OpenRestart { stream, slots });
+    }
+
+    fn stream_start(&mut self, _xid: u32, _first: bool) {
+        self.in_transaction = true;
+    }
+
+    fn stream_stop(&mut self, _xid: u32) {
+        // Replay goes by commit LSN: confirming past an open streamed transaction is safe.
+        self.in_transaction = false;
+    }
+
+    fn stream_commit(&mut self, xid: u32, _commit_lsn: Lsn, end_lsn: Lsn) {
+        self.committed(end_lsn, Some(xid));
+    }
+
+    fn stream_abort(&mut self, xid: u32, subxid: u32) {
+        self.take_back_where(|stream| {
+            stream.is_some_and(|(top, own)| top == xid && (xid == subxid || own == subxid))
+        });
+    }
+
+    fn begin_prepare(&mut self, _prepare: &Prepare<'_>) {
+        self.in_transaction = true;
+    }
+
+    // We never ask for two_phase. Should a server send it all the same, a prepared truncate starts no epoch: marks
+    // that are too far only cost ids.
+    fn prepare(&mut self, prepare: &Prepare<'_>) {
+        self.in_transaction = false;
+        self.take_back_where(|stream| stream.is_none());
+        self.up_to = self.up_to.max(prepare.end_lsn);
+    }
+
+    fn commit_prepared(&mut self, commit: &CommitPrepared<'_>) {
+        self.up_to = self.up_to.max(commit.end_lsn);
+    }
+
+    fn rollback_prepared(&mut self, rollback: &RollbackPrepared<'_>) {
+        self.up_to = self.up_to.max(rollback.rollback_end_lsn);
+    }
+
+    fn stream_prepare(&mut self, prepare: &Prepare<'_>) {
+        self.take_back_where(|stream| stream.is_some_and(|(top, _)| top == prepare.xid));
+        self.up_to = self.up_to.max(prepare.end_lsn);
+    }
+}
