@@ -1,0 +1,374 @@
+//! Reads the publisher's own sequences and tables: the second and third source of marks.
+//!
+//! In: the subscriber's catalog, and requests to look again. Out: [`Report`]s. It has an SQL connection of its own, so
+//! that a slow publisher delays neither the stream nor the advances. It writes nothing.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_postgres::{Client, Error};
+use tracing::{debug, info, warn};
+
+use super::publication;
+use crate::backoff::Backoff;
+use crate::catalog::coverage::{Coverage, Published, coverage};
+use crate::catalog::{self, Catalog, Readable, Sequence};
+use crate::conninfo::Conninfo;
+use crate::pgoutput::IdFormat;
+use crate::plan::{State, outlier};
+use crate::readings::{Reader, Reading};
+use crate::sql::{self, SqlError};
+use crate::tables::{self, Question};
+use crate::types::{Lsn, Oid, QualifiedName};
+
+/// Every how many polls of blind sequences all others are polled too: ten seconds make a minute.
+const POLLS_PER_FULL_POLL: u32 = 6;
+
+/// How long a poll may take before the connection is given up.
+const POLL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What is known of one subscriber sequence from the publisher's side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublisherValue {
+    /// The state of the sequence of the same name (of the one behind the same column, where there is none).
+    pub state: Option<State>,
+    /// The furthest id that any sequence behind the same columns has used.
+    pub mark: Option<i64>,
+    /// In which ways the definitions differ, `increment 2 on the publisher, 1 here`.
+    pub mismatch: Option<String>,
+    /// Why there is no state: `not there`, `no privilege`.
+    pub unread: Option<String>,
+}
+
+/// News from the publisher. Sequences are named by the subscriber's OIDs.
+#[derive(Debug)]
+pub enum Report {
+    /// Which sequences the stream shows in full.
+    Coverage { coverage: HashMap<Oid, Coverage>, publishes_truncate: bool },
+    /// Publications that are not there.
+    MissingPublications(Vec<String>),
+    /// Values of sequences, all read after the publisher's WAL stood at `tag`.
+    Values { tag: Lsn, values: Vec<(Oid, PublisherValue)> },
+    /// The furthest ids in publisher tables: within the limit, and past it. `unread` could not be read there.
+    Tables { tag: Lsn, found: Vec<(Oid, Option<i64>, Option<i64>)>, unread: HashSet<Oid> },
+    /// The publisher cannot be asked.
+    Lost { why: String },
+}
+
+/// What to look at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// One sequence, by the subscriber's OID, before an id of it is set aside.
+    Sequence(Oid),
+    /// Everything, tables too: a slot was made, or the stream connected again.
+    Seed,
+}
+
+/// What the poller needs to know.
+#[derive(Debug)]
+pub struct Poller {
+    pub conninfo: Conninfo,
+    pub publications: Vec<String>,
+    /// Publisher table name → subscriber table name, where they differ.
+    pub renames: HashMap<QualifiedName, QualifiedName>,
+    pub poll_interval: watch::Receiver<Duration>,
+    pub subscriber: watch::Receiver<Arc<Catalog>>,
+    pub requests: mpsc::Receiver<Request>,
+    pub reports: mpsc::Sender<Report>,
+}
+
+/// One connection's knowledge.
+struct Look {
+    client: Client,
+    version: u32,
+    reader: Reader,
+    publisher: Catalog,
+    published: HashMap<QualifiedName, Published>,
+    /// For each subscriber sequence, the publisher's: by name first, then those behind the same columns.
+    counterparts: HashMap<Oid, Vec<usize>>,
+    blind: HashSet<Oid>,
+}
+
+/// The keeper is gone: the process is ending.
+struct Ended;
+
+impl Poller {
+    /// Polls until the receiver of reports is dropped.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let why = match self.connected(&mut backoff).await {
+                Ok(Ended) => return,
+                Err(error) => error.to_string(),
+            };
+            if self.reports.send(Report::Lost { why: why.clone() }).await.is_err() {
+                return;
+            }
+            let delay = backoff.next_delay();
+            warn!(error = %why, retry_in = ?delay, "publisher cannot be polled; the stream goes on without it");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn connected(&mut self, backoff: &mut Backoff) -> Result<Ended, SqlError> {
+        let connection = sql::connect(&self.conninfo, "publisher").await?;
+        let reader = Reader::prepare(&connection.client).await?;
+        let catalog = self.subscriber.borrow_and_update().clone();
+        let mut look = Look {
+            version: connection.version,
+            client: connection.client,
+            reader,
+            publisher: Catalog::default(),
+            published: HashMap::new(),
+            counterparts: HashMap::new(),
+            blind: HashSet::new(),
+        };
+        self.compare(&mut look, &catalog).await?;
+        let mut catalog = catalog;
+        let mut wanted = Wanted::Everything;
+        let mut polls: u32 = 0;
+        loop {
+            let polled = tokio::time::timeout(POLL_TIMEOUT, self.poll(&look, &catalog, &wanted)).await;
+            let Ok(polled) = polled else { return Err(SqlError::TimedOut { after: POLL_TIMEOUT }) };
+            if polled?.is_err() {
+                return Ok(Ended);
+            }
+            if backoff.succeeded() {
+                info!("publisher is polled again");
+            }
+            let next = Instant::now() + *self.poll_interval.borrow_and_update();
+            wanted = tokio::select! {
+                () = sleep_until(next) => {
+                    polls = polls.wrapping_add(1);
+                    if polls % POLLS_PER_FULL_POLL == 0 {
+                        self.compare(&mut look, &catalog).await?;
+                        Wanted::AllValues
+                    } else {
+                        Wanted::BlindValues
+                    }
+                }
+                request = self.requests.recv() => match request {
+                    None => return Ok(Ended),
+                    Some(Request::Sequence(oid)) => Wanted::One(oid),
+                    Some(Request::Seed) => {
+                        self.compare(&mut look, &catalog).await?;
+                        Wanted::Everything
+                    }
+                },
+                changed = self.subscriber.changed() => {
+                    if changed.is_err() {
+                        return Ok(Ended);
+                    }
+                    catalog = self.subscriber.borrow_and_update().clone();
+                    self.compare(&mut look, &catalog).await?;
+                    Wanted::Everything
+                }
+            };
+        }
+    }
+
+    /// Reads the publisher's catalog and publications, and finds each sequence's counterparts and coverage.
+    async fn compare(&self, look: &mut Look, subscriber: &Catalog) -> Result<(), SqlError> {
+        look.publisher = catalog::load(&look.client).await?;
+        let publications = publication::load(&look.client, look.version, &self.publications).await?;
+        let renamed = |name: &QualifiedName| self.renames.get(name).unwrap_or(name).clone();
+        look.published = publications.tables.into_iter().map(|(name, p)| (renamed(&name), p)).collect();
+        look.counterparts = counterparts(subscriber, &look.publisher, renamed);
+        let found: HashMap<Oid, Coverage> =
+            subscriber.sequences.iter().map(|s| (s.oid, coverage(s, &look.published))).collect();
+        look.blind = found.iter().filter(|(_, c)| **c != Coverage::Covered).map(|(oid, _)| *oid).collect();
+        if !publications.missing.is_empty() {
+            let _ = self.reports.send(Report::MissingPublications(publications.missing)).await;
+        }
+        let report = Report::Coverage { coverage: found, publishes_truncate: publications.truncates };
+        let _ = self.reports.send(report).await;
+        Ok(())
+    }
+
+    async fn poll(
+        &self,
+        look: &Look,
+        subscriber: &Catalog,
+        wanted: &Wanted,
+    ) -> Result<Result<(), ()>, Error> {
+        let sequences: Vec<&Sequence> = subscriber
+            .sequences
+            .iter()
+            .filter(|s| match wanted {
+                Wanted::Everything | Wanted::AllValues => true,
+                Wanted::BlindValues => look.blind.contains(&s.oid),
+                Wanted::One(oid) => s.oid == *oid,
+            })
+            .collect();
+        let tag = current_lsn(&look.client).await?;
+        let values = look.values(&sequences).await?;
+        let limits: HashMap<Oid, i64> = sequences
+            .iter()
+            .zip(&values)
+            .map(|(s, (oid, value))| {
+                (*oid, outlier::limit(&s.definition, &s.bounds(), value.state, value.mark))
+            })
+            .collect();
+        debug!(sequences = sequences.len(), %tag, "publisher polled");
+        if self.reports.send(Report::Values { tag, values }).await.is_err() {
+            return Ok(Err(()));
+        }
+        if *wanted == Wanted::Everything {
+            let report = look.tables(tag, &sequences, &limits).await?;
+            if self.reports.send(report).await.is_err() {
+                return Ok(Err(()));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Everything,
+    AllValues,
+    BlindValues,
+    One(Oid),
+}
+
+impl Look {
+    async fn values(&self, sequences: &[&Sequence]) -> Result<Vec<(Oid, PublisherValue)>, Error> {
+        let indexes: BTreeSet<usize> =
+            sequences.iter().filter_map(|s| self.counterparts.get(&s.oid)).flatten().copied().collect();
+        let indexes: Vec<usize> = indexes.into_iter().collect();
+        let asked: Vec<&Sequence> = indexes.iter().filter_map(|&i| self.publisher.sequences.get(i)).collect();
+        let readings = self.reader.read(&self.client, &asked).await?;
+        let by_index: HashMap<usize, Reading> = indexes.into_iter().zip(readings).collect();
+        let value = |sequence: &&Sequence| {
+            let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
+            (sequence.oid, self.value(sequence, found, &by_index))
+        };
+        Ok(sequences.iter().map(value).collect())
+    }
+
+    fn value(
+        &self,
+        sequence: &Sequence,
+        found: &[usize],
+        readings: &HashMap<usize, Reading>,
+    ) -> PublisherValue {
+        let mut value = PublisherValue::default();
+        let Some(first) = found.first().and_then(|&i| self.publisher.sequences.get(i)) else {
+            value.unread = Some("there is no such sequence on the publisher".to_owned());
+            return value;
+        };
+        value.mismatch = mismatch(&first.definition_text(), &sequence.definition_text());
+        for (position, index) in found.iter().enumerate() {
+            match readings.get(index) {
+                Some(Reading::State(state)) => {
+                    if position == 0 {
+                        value.state = Some(*state);
+                    }
+                    let definition = &sequence.definition;
+                    value.mark = match (value.mark, state.mark(definition)) {
+                        (Some(a), Some(b)) => Some(definition.further(a, b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+                Some(Reading::Denied | Reading::Uncalled) => {
+                    value.unread = Some(format!(
+                        "our role may not read it there: GRANT SELECT ON SEQUENCE {} TO the role we connect as",
+                        first.name
+                    ));
+                }
+                Some(Reading::Gone) | None => {
+                    value.unread = Some("it was dropped on the publisher".to_owned());
+                }
+                Some(Reading::Locked) => value.unread = Some("it is locked on the publisher".to_owned()),
+            }
+        }
+        value
+    }
+
+    /// The furthest ids in the publisher's tables behind the columns of `sequences`.
+    async fn tables(
+        &self,
+        tag: Lsn,
+        sequences: &[&Sequence],
+        limits: &HashMap<Oid, i64>,
+    ) -> Result<Report, Error> {
+        let mut unread = HashSet::new();
+        let mut questions = Vec::new();
+        for (key, sequence) in sequences.iter().enumerate() {
+            if sequence.definition.cycle {
+                continue;
+            }
+            let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
+            let consumers: Vec<_> = found
+                .iter()
+                .filter_map(|&i| self.publisher.sequences.get(i))
+                .flat_map(|s| &s.consumers)
+                .filter(|c| !c.partitioned && matches!(c.readable, Readable::Yes(IdFormat::Integer)))
+                .collect();
+            if consumers.is_empty() || !consumers.iter().all(|c| tables::is_cheap(c)) {
+                unread.insert(sequence.oid);
+            }
+            let limit = limits.get(&sequence.oid).copied().unwrap_or(i64::MAX);
+            let descending = sequence.definition.descending();
+            let cheap = consumers.into_iter().filter(|c| tables::is_cheap(c));
+            questions.extend(cheap.map(|consumer| Question { key, consumer, descending, limit }));
+        }
+        let (answers, refused) = tables::furthest(&self.client, &questions).await?;
+        let oid = |key: usize| sequences.get(key).map(|s| s.oid);
+        unread.extend(refused.iter().filter_map(|(key, _)| oid(*key)));
+        let found = answers.iter().filter_map(|a| Some((oid(a.key)?, a.within, a.beyond))).collect();
+        Ok(Report::Tables { tag, found, unread })
+    }
+}
+
+/// The publisher's sequences behind each of the subscriber's: the namesake first, then those of the same columns.
+fn counterparts(
+    subscriber: &Catalog,
+    publisher: &Catalog,
+    renamed: impl Fn(&QualifiedName) -> QualifiedName,
+) -> HashMap<Oid, Vec<usize>> {
+    let by_name = publisher.by_name();
+    let mut by_column: HashMap<(QualifiedName, &str), Vec<usize>> = HashMap::new();
+    for (index, sequence) in publisher.sequences.iter().enumerate() {
+        for consumer in sequence.consumers.iter().filter(|c| matches!(c.readable, Readable::Yes(_))) {
+            by_column.entry((renamed(&consumer.table), consumer.column.as_str())).or_default().push(index);
+        }
+    }
+    let mut found = HashMap::new();
+    for sequence in &subscriber.sequences {
+        let mut indexes: Vec<usize> = by_name.get(&sequence.name).copied().into_iter().collect();
+        for consumer in sequence.consumers.iter().filter(|c| matches!(c.readable, Readable::Yes(_))) {
+            let same_column = by_column.get(&(consumer.table.clone(), consumer.column.as_str()));
+            for index in same_column.into_iter().flatten() {
+                if !indexes.contains(index) {
+                    indexes.push(*index);
+                }
+            }
+        }
+        found.insert(sequence.oid, indexes);
+    }
+    found
+}
+
+/// `min 1 there, 5 here; …`, or nothing where they are alike.
+fn mismatch(there: &[(&'static str, String)], here: &[(&'static str, String)]) -> Option<String> {
+    let differing: Vec<String> = there
+        .iter()
+        .zip(here)
+        .filter(|((_, a), (_, b))| a != b)
+        .map(|((what, a), (_, b))| format!("{what} is {a} on the publisher and {b} on the subscriber"))
+        .collect();
+    (!differing.is_empty()).then(|| differing.join("; "))
+}
+
+/// A position that everything read afterwards is not older than.
+async fn current_lsn(client: &Client) -> Result<Lsn, Error> {
+    let sql = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                            ELSE pg_current_wal_insert_lsn() END)::text";
+    let row = client.query_one(sql, &[]).await?;
+    let text: Option<String> = row.try_get(0)?;
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO))
+}

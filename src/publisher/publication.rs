@@ -1,0 +1,80 @@
+//! What the stream's publications publish (`pg_publication_tables`).
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio_postgres::{Client, Error};
+
+use crate::catalog::coverage::Published;
+use crate::types::QualifiedName;
+
+/// The publications of one stream, as the publisher describes them.
+#[derive(Clone, Debug, Default)]
+pub struct Publications {
+    /// By the publisher's table names. Partitions or their root, as the stream will name them.
+    pub tables: HashMap<QualifiedName, Published>,
+    /// Asked for, and not there.
+    pub missing: Vec<String>,
+    /// Whether every one of them publishes TRUNCATE.
+    pub truncates: bool,
+}
+
+/// Column lists and row filters exist since 15.
+const VERSION_COLUMN_LISTS: u32 = 150_000;
+
+/// Reads what `names` publish on a server of `version` (as `server_version_num`).
+///
+/// # Errors
+/// The server's or the connection's error.
+pub async fn load(client: &Client, version: u32, names: &[String]) -> Result<Publications, Error> {
+    let flags = client
+        .query(
+            "SELECT pubname::text, pubinsert, pubtruncate FROM pg_publication WHERE pubname = ANY($1)",
+            &[&names],
+        )
+        .await?;
+    let mut inserts = HashMap::new();
+    let mut truncates = true;
+    for row in &flags {
+        inserts.insert(row.try_get::<_, String>(0)?, row.try_get::<_, bool>(1)?);
+        truncates &= row.try_get::<_, bool>(2)?;
+    }
+    let missing = names.iter().filter(|name| !inserts.contains_key(*name)).cloned().collect();
+    let details = if version >= VERSION_COLUMN_LISTS {
+        "attnames::text[], rowfilter IS NOT NULL"
+    } else {
+        "NULL::text[], false"
+    };
+    let rows = client
+        .query(
+            &format!(
+                "SELECT pubname::text, schemaname::text, tablename::text, {details}
+                   FROM pg_publication_tables WHERE pubname = ANY($1)"
+            ),
+            &[&names],
+        )
+        .await?;
+    let mut tables: HashMap<QualifiedName, Published> = HashMap::new();
+    for row in &rows {
+        let columns: Option<Vec<String>> = row.try_get(3)?;
+        let published = Published {
+            columns: columns.map(BTreeSet::from_iter),
+            row_filter: row.try_get(4)?,
+            inserts: inserts.get(&row.try_get::<_, String>(0)?).copied().unwrap_or(false),
+        };
+        let name = QualifiedName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?);
+        tables.entry(name).and_modify(|known| *known = union(known, &published)).or_insert(published);
+    }
+    Ok(Publications { tables, missing, truncates })
+}
+
+/// Two publications of the same table in one stream: what either shows is shown.
+fn union(one: &Published, other: &Published) -> Published {
+    Published {
+        columns: match (&one.columns, &other.columns) {
+            (Some(a), Some(b)) => Some(a.union(b).cloned().collect()),
+            _ => None,
+        },
+        row_filter: one.row_filter && other.row_filter,
+        inserts: one.inserts || other.inserts,
+    }
+}

@@ -1,0 +1,372 @@
+//! The stream itself: one connection in CopyBoth mode, from the first byte to the last.
+//!
+//! In: the socket after `START_REPLICATION`. Out: marks into the [`Handover`], and status updates to the publisher.
+//! Reading, writing and advancing are independent: neither a slow subscriber nor a full send buffer keeps us from
+//! reading or from answering keepalives. It decides nothing about slots (see [`super::follow`]).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+
+use super::connection::ReplicationError;
+use crate::confirm::{FlushLsn, Synchronous};
+use crate::handover::Handover;
+use crate::observe::Observer;
+use crate::pgoutput::Tap;
+use crate::session::Socket;
+use crate::tracking::Tracking;
+use crate::types::Lsn;
+use crate::wire::{Backend, Limits, Replication, Scanner, StandbyStatus, frontend};
+
+/// How much is read at a time at most. The buffer grows beyond it only for one long message, up to the window.
+const READ_BYTES: usize = 256 * 1024;
+
+/// The shortest time between two status updates that nobody asked for.
+const STATUS_GAP: Duration = Duration::from_millis(100);
+
+/// The shortest time between two answers to keepalives: a publisher that shuts down asks 35,000 times a second.
+const REPLY_GAP: Duration = Duration::from_millis(10);
+
+/// After this many requests for a reply in a row, over [`STUCK_AFTER`], without that we could confirm more: the
+/// publisher is shutting down and waits for a confirmation that we cannot give.
+const STUCK_REQUESTS: u32 = 100;
+const STUCK_AFTER: Duration = Duration::from_secs(3);
+
+/// How long the publisher has to end the stream in order.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Microseconds from 1970 to 2000, PostgreSQL's epoch.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// How far a stream has come, for everybody who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The end of what was received.
+    pub received: Lsn,
+    /// The publisher's end of WAL, as it last said.
+    pub wal_end: Lsn,
+    /// The end of the last commit, or what a keepalive said between transactions.
+    pub committed: Lsn,
+}
+
+/// Why a stream ended.
+#[derive(Debug)]
+pub enum End {
+    /// We were asked to stop, and told the publisher.
+    Asked,
+    /// The publisher ended the stream in order.
+    Finished,
+    /// It asks for replies again and again, and we cannot confirm more: it is shutting down.
+    Stuck,
+    Failed(ReplicationError),
+}
+
+/// What a stream shares with the rest.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    pub handover: Arc<Handover>,
+    pub tracking: watch::Receiver<Arc<Tracking>>,
+    pub flush: watch::Receiver<FlushLsn>,
+    pub progress: watch::Sender<Progress>,
+    /// Fed by everything that shows that this task is alive, for the service manager's watchdog.
+    pub alive: Arc<crate::alive::Alive>,
+}
+
+/// How often to say how far we are, and when to give up on a silent publisher.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub status_interval: Duration,
+    /// As `wal_receiver_timeout`: half of it without a byte, and we ask; the whole of it, and the peer is dead.
+    pub dead_after: Duration,
+    /// The publisher's commits wait for our flush position: it is confirmed at once.
+    pub synchronous: Option<Synchronous>,
+}
+
+/// Reads and answers until the stream ends or `stop` says so.
+pub async fn run(
+    socket: Socket,
+    received: BytesMut,
+    mut tap: Tap,
+    shared: &mut Shared,
+    timing: Timing,
+    stop: impl Future<Output = ()>,
+) -> (End, Stats) {
+    let (mut reading, mut writing) = tokio::io::split(socket);
+    let wanted = Wanted::default();
+    let tracking = shared.tracking.borrow_and_update().clone();
+    let mut observer = Observer::new(tracking);
+    let end = {
+        let (flush, progress) = (shared.flush.clone(), shared.progress.subscribe());
+        let read = read(&mut reading, received, &mut tap, &mut observer, shared, &wanted, timing.dead_after);
+        let write = write(&mut writing, flush, progress, &wanted, timing);
+        tokio::select! {
+            end = read => end,
+            end = write => end,
+            () = stop => End::Asked,
+        }
+    };
+    observer.connection_lost();
+    observer.give(&shared.handover);
+    if matches!(end, End::Asked) {
+        let status = status(*shared.flush.borrow(), *shared.progress.borrow());
+        let _ = timeout(FAREWELL, farewell(&mut reading, &mut writing, status)).await;
+    }
+    (end, Stats { rows: observer.rows() })
+}
+
+/// What a stream did, for the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Stats {
+    pub rows: u64,
+}
+
+/// What the reader wants the writer to send.
+#[derive(Debug, Default)]
+struct Wanted {
+    reply: Notify,
+    /// Ask the publisher to answer, to learn whether it is there.
+    ping: Notify,
+}
+
+async fn read(
+    socket: &mut ReadHalf<Socket>,
+    mut buffer: BytesMut,
+    tap: &mut Tap,
+    observer: &mut Observer,
+    shared: &mut Shared,
+    wanted: &Wanted,
+    dead_after: Duration,
+) -> End {
+    let mut scanner = Scanner::new(Limits::default());
+    let mut stuck = Stuck::default();
+    loop {
+        match consume(&mut scanner, &mut buffer, tap, observer, shared, wanted, &mut stuck) {
+            Ok(None) => {}
+            Ok(Some(end)) => return end,
+            Err(error) => return End::Failed(error),
+        }
+        observer.give(&shared.handover);
+        shared.alive.beat();
+        if stuck.is(*shared.flush.borrow()) {
+            return End::Stuck;
+        }
+        if shared.tracking.has_changed().unwrap_or(false) {
+            observer.track(shared.tracking.borrow_and_update().clone());
+            tap.retrack(observer);
+        }
+        buffer.reserve(READ_BYTES);
+        if let Err(error) = read_some(socket, &mut buffer, wanted, dead_after, shared).await {
+            return End::Failed(error);
+        }
+    }
+}
+
+/// Reads what is there, or returns early when the catalog changed; a publisher that is silent for half of `dead_after` is asked for a sign of life.
+async fn read_some(
+    socket: &mut ReadHalf<Socket>,
+    buffer: &mut BytesMut,
+    wanted: &Wanted,
+    dead_after: Duration,
+    shared: &mut Shared,
+) -> Result<(), ReplicationError> {
+    let begun = Instant::now();
+    loop {
+        let silent = begun.elapsed();
+        if silent >= dead_after {
+            return Err(ReplicationError::Silent(dead_after));
+        }
+        if silent >= dead_after / 2 {
+            wanted.ping.notify_one();
+        }
+        tokio::select! {
+            read = timeout(dead_after / 4, socket.read_buf(buffer)) => match read {
+                Ok(Ok(0)) => return Err(ReplicationError::Closed),
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => shared.alive.beat(),
+            },
+            // The catalog changed: have the cached relations looked up again without waiting for bytes.
+            changed = shared.tracking.changed() => {
+                changed.map_err(|_| ReplicationError::Closed)?;
+                shared.tracking.mark_changed();
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Decodes every whole message in `buffer`.
+fn consume(
+    scanner: &mut Scanner,
+    buffer: &mut BytesMut,
+    tap: &mut Tap,
+    observer: &mut Observer,
+    shared: &Shared,
+    wanted: &Wanted,
+    stuck: &mut Stuck,
+) -> Result<Option<End>, ReplicationError> {
+    let mut progress = *shared.progress.borrow();
+    let mut end = None;
+    let mut frames = scanner.scan(buffer);
+    while let Some(frame) = frames.next() {
+        let frame = frame?;
+        match Backend::parse(frame)? {
+            Backend::CopyData(body) => match Replication::parse(body)? {
+                Replication::XLogData { start, wal_end, payload, .. } => {
+                    tap.feed_cut(payload, frame.rest, observer)?;
+                    progress.received = progress.received.max(start);
+                    progress.wal_end = progress.wal_end.max(wal_end);
+                }
+                Replication::Keepalive { wal_end, reply_requested, .. } => {
+                    observer.keepalive(wal_end);
+                    progress.received = progress.received.max(wal_end);
+                    progress.wal_end = progress.wal_end.max(wal_end);
+                    stuck.keepalive(wal_end, reply_requested);
+                    if reply_requested {
+                        wanted.reply.notify_one();
+                    }
+                }
+            },
+            Backend::CopyDone => end = Some(End::Finished),
+            Backend::Error(error) => return Err(ReplicationError::Server(error.to_error())),
+            Backend::Notice(_) | Backend::ParameterStatus { .. } | Backend::CommandComplete { .. } => {}
+            other => {
+                let got = format!("{other:?}").chars().take(60).collect();
+                return Err(ReplicationError::Unexpected { expected: "CopyData", got });
+            }
+        }
+    }
+    let consumed = frames.consumed();
+    buffer.advance(consumed);
+    progress.committed = observer.committed_up_to();
+    shared.progress.send_if_modified(|known| {
+        let changed = *known != progress;
+        *known = progress;
+        changed
+    });
+    Ok(end)
+}
+
+/// Notices a publisher that waits for a confirmation that cannot come.
+#[derive(Debug, Default)]
+struct Stuck {
+    requests: u32,
+    wal_end: Lsn,
+    since: Option<Instant>,
+}
+
+impl Stuck {
+    fn keepalive(&mut self, wal_end: Lsn, reply_requested: bool) {
+        if !reply_requested || wal_end != self.wal_end {
+            *self = Stuck { requests: 0, wal_end, since: None };
+        }
+        if reply_requested {
+            self.requests = self.requests.saturating_add(1);
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn is(&self, flush: FlushLsn) -> bool {
+        self.requests >= STUCK_REQUESTS
+            && flush.lsn() < self.wal_end
+            && self.since.is_some_and(|since| since.elapsed() >= STUCK_AFTER)
+    }
+}
+
+async fn write(
+    socket: &mut WriteHalf<Socket>,
+    mut flush: watch::Receiver<FlushLsn>,
+    mut progress: watch::Receiver<Progress>,
+    wanted: &Wanted,
+    timing: Timing,
+) -> End {
+    let mut message = BytesMut::new();
+    let mut interval = tokio::time::interval(timing.status_interval);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    loop {
+        let mut ping = false;
+        tokio::select! {
+            () = wanted.reply.notified() => tokio::time::sleep_until(last + REPLY_GAP).await,
+            () = wanted.ping.notified() => ping = true,
+            changed = flush.changed() => {
+                if changed.is_err() {
+                    return End::Asked;
+                }
+                // Whoever asks meanwhile is answered at once all the same.
+                tokio::select! {
+                    () = tokio::time::sleep_until(last + STATUS_GAP) => {}
+                    () = wanted.reply.notified() => {}
+                }
+            }
+            changed = progress.changed(), if timing.synchronous.is_some() => {
+                if changed.is_err() {
+                    return End::Asked;
+                }
+            }
+            _ = interval.tick() => {}
+        }
+        let now = *progress.borrow_and_update();
+        let proven = *flush.borrow_and_update();
+        let flushed = timing.synchronous.map_or(proven, |why| why.confirm(now.committed).max(proven));
+        let status = StandbyStatus { reply_requested: ping, ..status(flushed, now) };
+        message.clear();
+        frontend::standby_status(&status, &mut message);
+        let sent = async {
+            socket.write_all(&message).await?;
+            socket.flush().await
+        };
+        if let Err(error) = sent.await {
+            return End::Failed(error.into());
+        }
+        last = Instant::now();
+    }
+}
+
+fn status(flush: FlushLsn, progress: Progress) -> StandbyStatus {
+    let flush = flush.lsn();
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let client_time_us =
+        i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX).saturating_sub(POSTGRES_EPOCH_US);
+    StandbyStatus {
+        write: progress.received.max(flush),
+        flush,
+        apply: flush,
+        client_time_us,
+        reply_requested: false,
+    }
+}
+
+/// Says how far we are for the last time, and ends the stream as the protocol wants it.
+async fn farewell(
+    reading: &mut ReadHalf<Socket>,
+    writing: &mut WriteHalf<Socket>,
+    status: StandbyStatus,
+) -> std::io::Result<()> {
+    let mut message = BytesMut::new();
+    frontend::standby_status(&status, &mut message);
+    frontend::copy_done(&mut message);
+    writing.write_all(&message).await?;
+    writing.flush().await?;
+    // The publisher answers with CopyDone once it has sent what it was about to send.
+    let mut scanner = Scanner::new(Limits::default());
+    let mut buffer = BytesMut::new();
+    'reading: while reading.read_buf(&mut buffer).await? > 0 {
+        let mut frames = scanner.scan(&buffer);
+        while let Some(Ok(frame)) = frames.next() {
+            if frame.tag == b'c' {
+                break 'reading;
+            }
+        }
+        let consumed = frames.consumed();
+        buffer.advance(consumed);
+    }
+    message.clear();
+    frontend::terminate(&mut message);
+    writing.write_all(&message).await?;
+    writing.shutdown().await
+}
