@@ -1,3 +1,4 @@
-//! The command line: [`args`] says what can be typed.
+//! The command line: [`args`] says what can be typed, each verb has a file.
 
 pub mod args;
+pub mod run;

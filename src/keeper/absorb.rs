@@ -1,0 +1,196 @@
+//! What the keeper learns: from the stream, from the publisher, from the subscriber's tables.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tracing::{info, warn};
+
+use super::managed::Managed;
+use super::{Input, Keeper};
+use crate::catalog::coverage::Coverage;
+use crate::handover::Seen;
+use crate::publisher::poll::{PublisherValue, Report, Request};
+use crate::registry::Class;
+use crate::types::{Lsn, Oid};
+
+impl Keeper {
+    /// Takes in one piece of news; true when it is time to stop.
+    pub(super) fn take_in(&mut self, input: Input) -> bool {
+        match input {
+            Input::Stop => return true,
+            Input::Stream => self.from_stream(),
+            Input::Report(report) => self.from_publisher(*report),
+            Input::OwnTables(found) => {
+                self.from_tables(found);
+                let outliers = self.settings().outliers;
+                self.own_tables.read_again_if_asked(&self.managed, outliers);
+            }
+            Input::GiveUp => {
+                let owed = self.confirm.give_up();
+                warn!(
+                    sequences = owed,
+                    "the WAL ceiling is reached: what has no receipt is owed to a new seed"
+                );
+            }
+        }
+        false
+    }
+
+    fn from_stream(&mut self) {
+        let taken = self.links.handover.take();
+        self.links.registry.totals.rows.store(taken.rows, Ordering::Relaxed);
+        self.refresh_wanted |= taken.unknown_tables;
+        let now = self.born.elapsed();
+        let outliers = self.settings().outliers;
+        let mut seed = false;
+        for (slot, Seen { furthest, beyond, restarted }) in taken.seen {
+            let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
+            if managed.excluded.is_some() || managed.cycles() {
+                continue;
+            }
+            if let Some(at) = restarted {
+                info!(sequence = %managed.sequence.name, lsn = %at, "restarted on the publisher by TRUNCATE: ids before it count no more");
+                managed.restarted(at);
+                self.confirm.restart(slot);
+                seed = true;
+            }
+            if let Some(id) = furthest {
+                managed.seen_in_stream(id);
+                self.confirm.owe(slot, id);
+            }
+            if let Some(id) = beyond {
+                if managed.seen_beyond(id, outliers) {
+                    let _ = self.links.requests.try_send(Request::Sequence(managed.oid()));
+                } else if managed.set_aside.is_none() {
+                    self.confirm.owe(slot, id);
+                }
+            }
+            managed.measure(now, self.last_delay);
+            self.dirty.insert(slot);
+        }
+        self.confirm.observe(taken.up_to);
+        if seed {
+            // The other consumers of a restarted sequence kept their rows, and its value is another now.
+            let _ = self.links.requests.try_send(Request::Seed);
+        }
+    }
+
+    fn from_publisher(&mut self, report: Report) {
+        match report {
+            Report::Coverage { coverage, publishes_truncate } => self.cover(&coverage, publishes_truncate),
+            Report::MissingPublications(missing) => warn!(
+                publications = ?missing,
+                "publications are missing on the publisher: their tables are followed by polling only; create them"
+            ),
+            Report::Values { tag, values } => self.values(tag, values),
+            Report::Tables { tag, found, unread: _ } => {
+                let current = |(oid, ..): &(Oid, Option<i64>, Option<i64>)| {
+                    self.by_oid
+                        .get(oid)
+                        .and_then(|slot| self.managed.get(*slot as usize))
+                        .is_some_and(|managed| tag >= managed.epoch())
+                };
+                let found: Vec<_> = found.into_iter().filter(current).collect();
+                self.from_tables(found);
+            }
+            Report::Lost { .. } => {}
+        }
+    }
+
+    fn cover(&mut self, coverage: &HashMap<Oid, Coverage>, publishes_truncate: bool) {
+        if self.publishes_truncate != publishes_truncate {
+            self.publishes_truncate = publishes_truncate;
+            let tracking = self.tracking(&self.settings());
+            self.links.tracking.send_replace(Arc::new(tracking));
+        }
+        for managed in &mut self.managed {
+            let Some(new) = coverage.get(&managed.oid()) else { continue };
+            let before = managed.class();
+            let changed = managed.coverage.as_ref() != Some(new);
+            managed.coverage = Some(new.clone());
+            if self.announced && changed && managed.class() != before {
+                info!(sequence = %managed.sequence.name, from = before.as_str(), to = managed.class().as_str(), "the sequence is followed in another way now");
+            }
+            self.dirty.insert(managed.slot);
+        }
+    }
+
+    fn values(&mut self, tag: Lsn, values: Vec<(Oid, PublisherValue)>) {
+        let now = self.born.elapsed();
+        let outliers = self.settings().outliers;
+        for (oid, value) in values {
+            let Some(slot) = self.by_oid.get(&oid).copied() else { continue };
+            let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
+            let mismatch_before = managed.publisher_value().and_then(|v| v.mismatch.clone());
+            managed.heard_from_publisher(tag, value);
+            if let Some(id) = managed.judge_outlier(outliers) {
+                warn!(
+                    sequence = %managed.sequence.name, id, limit = managed.limit(outliers),
+                    "an id lies too far past the publisher's sequence and is set aside: the sequence follows the rest; \
+                     look at the row, or accept it with --outliers follow"
+                );
+            }
+            managed.reconsider_set_aside(outliers);
+            let mismatch = managed.publisher_value().and_then(|v| v.mismatch.clone());
+            if mismatch.is_some() && mismatch != mismatch_before {
+                warn!(sequence = %managed.sequence.name, mismatch = mismatch.as_deref(), "the definitions differ");
+            }
+            managed.measure(now, None);
+            self.tell_limit(slot);
+            self.dirty.insert(slot);
+        }
+    }
+
+    fn from_tables(&mut self, found: Vec<(Oid, Option<i64>, Option<i64>)>) {
+        let outliers = self.settings().outliers;
+        for (oid, within, beyond) in found {
+            let Some(slot) = self.by_oid.get(&oid).copied() else { continue };
+            let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
+            if let Some(id) = within {
+                managed.seen_in_table(id);
+            }
+            if let Some(id) = beyond
+                && managed.seen_beyond(id, outliers)
+            {
+                let _ = self.links.requests.try_send(Request::Sequence(oid));
+            }
+            self.tell_limit(slot);
+            self.dirty.insert(slot);
+        }
+    }
+
+    /// The stream keeps ids past the limit apart.
+    fn tell_limit(&mut self, slot: u32) {
+        let outliers = self.settings().outliers;
+        if let Some(managed) = self.managed.get_mut(slot as usize) {
+            let limit = managed.limit(outliers);
+            if managed.limit_told != Some(limit) {
+                managed.limit_told = Some(limit);
+                self.links.handover.limit(slot, limit);
+            }
+        }
+    }
+
+    /// Once, when the publisher has been asked for the first time: what is managed, and what is not and why.
+    pub(super) fn announce(&mut self) {
+        let asked = self.managed.iter().any(|m| m.coverage.is_some()) || self.managed.is_empty();
+        if self.announced || !asked {
+            return;
+        }
+        self.announced = true;
+        let count = |class| self.managed.iter().filter(|m| m.class() == class).count();
+        info!(
+            sequences = self.managed.len(),
+            covered = count(Class::Covered),
+            blind = count(Class::Blind),
+            held = count(Class::Held),
+            excluded = count(Class::Excluded),
+            "sequences of the subscriber"
+        );
+        for managed in self.managed.iter().filter(|m| m.class() != Class::Covered) {
+            let reason = Managed::reason(managed, &self.role).unwrap_or_default();
+            info!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "not covered by the stream alone");
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Everything known about one sequence of the subscriber, and what follows from it.
+//!
+//! In: marks of the three sources, readings of the subscriber's own sequence. Out: what to do now. No IO.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::catalog::coverage::Coverage;
+use crate::catalog::{Persistence, Sequence};
+use crate::config::Outliers;
+use crate::handover::further;
+use crate::plan::{Bounds, Column, Decision, Held, Lead, LeadMeter, State, decide, follow_exact, outlier};
+use crate::publisher::poll::PublisherValue;
+use crate::registry::{Class, SequenceStatus, Source};
+use crate::types::{Lsn, Oid};
+
+/// Why a sequence is not moved now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The plan cannot put it past its mark.
+    Plan(Held),
+    /// Our role lacks a right.
+    Denied,
+    /// It is locked on the subscriber (a truncate in progress): tried again soon.
+    Locked,
+    /// The server refused for another reason: tried again.
+    Failed,
+    /// It cannot be read, so where it stands is not known.
+    Unreadable,
+}
+
+impl Hold {
+    /// Whether waiting is all there is to do: such a one keeps its unproven marks from being confirmed.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Hold::Locked | Hold::Failed)
+    }
+}
+
+/// What to do with a sequence now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Todo {
+    Nothing,
+    Advance {
+        to: i64,
+    },
+    /// A CYCLE sequence: take over this state.
+    Follow(State),
+    Hold(Hold),
+}
+
+/// One sequence of the subscriber.
+#[derive(Debug)]
+pub struct Managed {
+    pub slot: u32,
+    pub sequence: Sequence,
+    pub bounds: Bounds,
+    /// Left out, with the reason.
+    pub excluded: Option<&'static str>,
+    pub coverage: Option<Coverage>,
+    stream: Option<i64>,
+    publisher: Option<(Lsn, PublisherValue)>,
+    table: Option<i64>,
+    /// Readings of the publisher from before this position count no more.
+    epoch: Lsn,
+    /// Where the subscriber's sequence was last seen.
+    pub state: Option<State>,
+    /// The `last_value` that we left it at; short of it, it went back.
+    pub promised: Option<i64>,
+    pub hold: Option<Hold>,
+    pub retry_at: Option<Instant>,
+    meter: LeadMeter,
+    /// An id past the limit, waiting for the publisher's word.
+    asking: Option<i64>,
+    pub set_aside: Option<i64>,
+    pub advances: u64,
+    pub rewinds: u64,
+    /// What the stream was last told.
+    pub limit_told: Option<i64>,
+}
+
+impl Managed {
+    #[must_use]
+    pub fn new(slot: u32, sequence: Sequence, excluded_by_user: bool) -> Self {
+        let meter = LeadMeter::new(sequence.definition.increment);
+        let mut managed = Managed {
+            slot,
+            bounds: sequence.bounds(),
+            sequence,
+            excluded: None,
+            coverage: None,
+            stream: None,
+            publisher: None,
+            table: None,
+            epoch: Lsn::ZERO,
+            state: None,
+            promised: None,
+            hold: None,
+            retry_at: None,
+            meter,
+            asking: None,
+            set_aside: None,
+            advances: 0,
+            rewinds: 0,
+            limit_told: None,
+        };
+        managed.classify(excluded_by_user);
+        managed
+    }
+
+    /// The catalog was read again.
+    pub fn update(&mut self, sequence: Sequence, excluded_by_user: bool) {
+        if self.sequence.definition.increment != sequence.definition.increment {
+            self.meter = LeadMeter::new(sequence.definition.increment);
+        }
+        let mendable = matches!(self.hold, Some(Hold::Plan(_) | Hold::Denied | Hold::Unreadable));
+        if mendable {
+            self.hold = None;
+            self.retry_at = None;
+        }
+        self.bounds = sequence.bounds();
+        self.sequence = sequence;
+        self.classify(excluded_by_user);
+    }
+
+    fn classify(&mut self, excluded_by_user: bool) {
+        self.excluded = match self.sequence.persistence {
+            Persistence::Temporary => Some("it is temporary"),
+            Persistence::Unlogged => Some("it is unlogged"),
+            Persistence::Permanent if excluded_by_user => Some("excluded by the configuration"),
+            Persistence::Permanent => None,
+        };
+    }
+
+    #[must_use]
+    pub fn oid(&self) -> Oid {
+        self.sequence.oid
+    }
+
+    #[must_use]
+    pub fn descending(&self) -> bool {
+        self.sequence.definition.descending()
+    }
+
+    #[must_use]
+    pub fn cycles(&self) -> bool {
+        self.sequence.definition.cycle
+    }
+
+    /// The furthest id known, and who knew it.
+    #[must_use]
+    pub fn mark(&self) -> Option<(i64, Source)> {
+        let known = [
+            (self.stream, Source::Stream),
+            (self.publisher.as_ref().and_then(|(_, value)| value.mark), Source::Sequence),
+            (self.table, Source::Table),
+        ];
+        let mut best: Option<(i64, Source)> = None;
+        for (mark, source) in known {
+            let Some(mark) = mark else { continue };
+            if best.is_none_or(|(known, _)| self.sequence.definition.is_past(mark, known)) {
+                best = Some((mark, source));
+            }
+        }
+        best
+    }
+
+    /// An id within the limit from the stream. Says whether it is news.
+    pub fn seen_in_stream(&mut self, id: i64) -> bool {
+        let before = self.stream;
+        self.stream = further(self.descending(), self.stream, Some(id));
+        before != self.stream
+    }
+
+    /// An id within the limit from a table.
+    pub fn seen_in_table(&mut self, id: i64) {
+        self.table = further(self.descending(), self.table, Some(id));
+    }
+
+    /// The publisher's word, read after its WAL stood at `tag`. Stale words are ignored.
+    pub fn heard_from_publisher(&mut self, tag: Lsn, value: PublisherValue) {
+        let newest = self.publisher.as_ref().is_none_or(|(known, _)| tag >= *known);
+        if tag >= self.epoch && newest {
+            self.publisher = Some((tag, value));
+        }
+    }
+
+    #[must_use]
+    pub fn publisher_value(&self) -> Option<&PublisherValue> {
+        self.publisher.as_ref().map(|(_, value)| value)
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> Lsn {
+        self.epoch
+    }
+
+    /// A committed TRUNCATE … RESTART IDENTITY: what was known before counts no more.
+    pub fn restarted(&mut self, at: Lsn) {
+        self.epoch = at;
+        self.stream = None;
+        self.table = None;
+        if self.publisher.as_ref().is_some_and(|(tag, _)| *tag < at) {
+            self.publisher = None;
+        }
+        self.asking = None;
+        self.set_aside = None;
+    }
+
+    fn publisher_state(&self) -> Option<State> {
+        // Before the publisher has answered, the subscriber's own sequence stands for it.
+        self.publisher.as_ref().and_then(|(_, value)| value.state).or(self.state)
+    }
+
+    /// The furthest id that is followed without a question.
+    #[must_use]
+    pub fn limit(&self, outliers: Outliers) -> i64 {
+        let end = if self.descending() { i64::MIN } else { i64::MAX };
+        if outliers == Outliers::Follow || self.cycles() {
+            return end;
+        }
+        let mark = self.mark().map(|(mark, _)| mark);
+        outlier::limit(&self.sequence.definition, &self.bounds, self.publisher_state(), mark)
+    }
+
+    /// An id past the limit. Says whether the publisher must be asked.
+    pub fn seen_beyond(&mut self, id: i64, outliers: Outliers) -> bool {
+        let definition = self.sequence.definition;
+        if !definition.is_past(id, self.limit(outliers)) {
+            self.stream = further(self.descending(), self.stream, Some(id));
+            return false;
+        }
+        if self.set_aside.is_some_and(|known| !definition.is_past(id, known)) {
+            return false;
+        }
+        self.asking = further(self.descending(), self.asking, Some(id));
+        true
+    }
+
+    /// The publisher has answered: follow the id that was asked about, or set it aside. Returns one newly set aside.
+    pub fn judge_outlier(&mut self, outliers: Outliers) -> Option<i64> {
+        let id = self.asking.take()?;
+        if self.sequence.definition.is_past(id, self.limit(outliers)) {
+            self.set_aside = further(self.descending(), self.set_aside, Some(id));
+            return Some(id);
+        }
+        self.stream = further(self.descending(), self.stream, Some(id));
+        None
+    }
+
+    /// Whether ids that were set aside are within reach now, or are to be followed after all.
+    pub fn reconsider_set_aside(&mut self, outliers: Outliers) {
+        if let Some(id) = self.set_aside
+            && !self.sequence.definition.is_past(id, self.limit(outliers))
+        {
+            self.set_aside = None;
+            self.stream = further(self.descending(), self.stream, Some(id));
+        }
+    }
+
+    /// Tells the pace. `now` counts from any fixed instant.
+    pub fn measure(&mut self, now: Duration, delay: Option<Duration>) {
+        if let Some((mark, _)) = self.mark() {
+            self.meter.observe(now, mark);
+        }
+        if let Some(delay) = delay {
+            self.meter.observe_delay(delay);
+        }
+    }
+
+    /// What is to be done now. `now` is of the same clock as in [`Self::measure`].
+    #[must_use]
+    pub fn todo(&self, lead: Lead, now: Duration) -> Todo {
+        if self.excluded.is_some() {
+            return Todo::Nothing;
+        }
+        let privileges = self.sequence.privileges;
+        if !privileges.may_read() {
+            return Todo::Hold(Hold::Denied);
+        }
+        let Some(state) = self.state else { return Todo::Nothing };
+        if self.cycles() {
+            let Some(publisher) = self.publisher_exact() else { return Todo::Nothing };
+            return match follow_exact(&self.sequence.definition, publisher, state) {
+                Some(_) if !privileges.update => Todo::Hold(Hold::Denied),
+                Some(exact) => Todo::Follow(exact),
+                None => Todo::Nothing,
+            };
+        }
+        let lead_steps = match lead {
+            Lead::Auto => self.meter.lead_steps(now),
+            Lead::Steps(steps) => steps,
+        };
+        let mark = self.mark().map(|(mark, _)| mark);
+        match decide(&self.sequence.definition, &self.bounds, &state, mark, lead_steps) {
+            Decision::Enough { .. } => Todo::Nothing,
+            Decision::Advance { .. } if !privileges.may_walk() => Todo::Hold(Hold::Denied),
+            Decision::Advance { to, .. } => Todo::Advance { to },
+            Decision::Held(held) => Todo::Hold(Hold::Plan(held)),
+        }
+    }
+
+    fn publisher_exact(&self) -> Option<State> {
+        self.publisher.as_ref().and_then(|(_, value)| value.state)
+    }
+
+    /// Whether the sequence is found short of what we left it at.
+    #[must_use]
+    pub fn went_back(&self, now: State) -> bool {
+        if self.cycles() {
+            return false;
+        }
+        let definition = &self.sequence.definition;
+        self.promised.is_some_and(|promised| {
+            promised != now.last_value && definition.is_past(promised, now.last_value)
+                || promised == now.last_value && !now.is_called
+        })
+    }
+
+    /// Ids between the mark and the next value, in steps. Zero where it is behind.
+    #[must_use]
+    pub fn lead_steps(&self) -> Option<u64> {
+        let (mark, _) = self.mark()?;
+        let next = self.state?.next(&self.sequence.definition)?;
+        let step = i128::from(self.sequence.definition.increment);
+        let distance = (i128::from(next) - i128::from(mark)) * step.signum() - step.abs();
+        u64::try_from(distance.max(0) / step.abs()).ok()
+    }
+
+    /// Why it is held, with the SQL that mends it.
+    #[must_use]
+    pub fn hold_text(&self, hold: &Hold) -> String {
+        let name = &self.sequence.name;
+        match hold {
+            Hold::Plan(held) => {
+                let columns: Vec<Column<'_>> = self
+                    .sequence
+                    .consumers
+                    .iter()
+                    .filter(|c| !c.inherited)
+                    .map(|c| Column { table: &c.table, name: &c.column })
+                    .collect();
+                let sql = held.mending_sql(name, &columns).join(" ");
+                if sql.is_empty() { held.to_string() } else { format!("{held}; on the subscriber: {sql}") }
+            }
+            Hold::Denied | Hold::Unreadable => format!(
+                "our role lacks the right to read or advance it; on the subscriber: GRANT USAGE ON SCHEMA {} TO \
+                 CURRENT_ROLE_NAME; GRANT USAGE, SELECT, UPDATE ON SEQUENCE {name} TO CURRENT_ROLE_NAME;",
+                crate::types::quote_identifier(&name.schema)
+            ),
+            Hold::Locked => {
+                "it is locked on the subscriber (a TRUNCATE or ALTER SEQUENCE in progress)".to_owned()
+            }
+            Hold::Failed => "the subscriber refused; tried again".to_owned(),
+        }
+    }
+
+    #[must_use]
+    pub fn class(&self) -> Class {
+        if self.excluded.is_some() {
+            Class::Excluded
+        } else if self.hold.is_some() {
+            Class::Held
+        } else {
+            match self.coverage {
+                Some(Coverage::Covered) => Class::Covered,
+                Some(Coverage::Blind(_)) | None => Class::Blind,
+            }
+        }
+    }
+
+    /// Why it is not simply covered, and what else a person should know.
+    #[must_use]
+    pub fn reason(&self, role: &str) -> Option<String> {
+        let mut reasons = Vec::new();
+        if let Some(why) = self.excluded {
+            reasons.push(why.to_owned());
+        }
+        if let Some(hold) = &self.hold {
+            reasons.push(
+                self.hold_text(hold).replace("CURRENT_ROLE_NAME", &crate::types::quote_identifier(role)),
+            );
+        }
+        match &self.coverage {
+            Some(Coverage::Blind(why)) if self.excluded.is_none() => reasons.extend(why.iter().cloned()),
+            None if self.excluded.is_none() => reasons.push("the publisher was not asked yet".to_owned()),
+            _ => {}
+        }
+        if let Some((_, value)) = &self.publisher {
+            reasons.extend(value.unread.clone());
+            reasons.extend(value.mismatch.clone());
+        }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    #[must_use]
+    pub fn status(&self, role: &str) -> SequenceStatus {
+        let mark = self.mark();
+        SequenceStatus {
+            name: self.sequence.name.clone(),
+            consumers: self.sequence.consumers_text(),
+            class: self.class(),
+            reason: self.reason(role),
+            mark: mark.map(|(mark, _)| mark),
+            source: mark.map(|(_, source)| source),
+            next_value: self.state.and_then(|state| state.next(&self.sequence.definition)),
+            last_value: self.state.map(|state| state.last_value),
+            lead_steps: self.lead_steps(),
+            advances: self.advances,
+            rewinds: self.rewinds,
+            set_aside: self.set_aside,
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The keeper: one task that owns everything known about the subscriber's sequences, and the only one that has them
+//! moved.
+//!
+//! In: marks from the stream ([`Handover`]), words of the publisher ([`Report`]), ids in the subscriber's tables. Out:
+//! advances, receipts and with them the position that may be confirmed; views in the [`Registry`]. It goes on taking
+//! in what is known while the subscriber is away, and asserts everything again when it is back.
+
+mod absorb;
+mod managed;
+mod own_tables;
+mod work;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::{info, warn};
+
+pub use managed::{Hold, Managed, Todo};
+pub use own_tables::OwnTables;
+
+use crate::backoff::Backoff;
+use crate::catalog::{self, Catalog, Readable, Sequence};
+use crate::config::Settings;
+use crate::confirm::{Confirm, FlushLsn};
+use crate::conninfo::Conninfo;
+use crate::handover::Handover;
+use crate::publisher::poll::{Report, Request};
+use crate::registry::Registry;
+use crate::sql::{self, Connection, SqlError};
+use crate::subscriber::advance::{self, Advancer};
+use crate::subscriber::receipt::PendingReceipts;
+use crate::tracking::{Tracking, Watched};
+use crate::types::{Oid, QualifiedName};
+
+/// How long the subscriber may take for one batch of work before the connection is given up.
+const WORK_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How often to look whether what was read is durable.
+const RECEIPT_LOOK: Duration = Duration::from_millis(20);
+
+/// After this long without a flush the WAL writer is nudged.
+const RECEIPT_NUDGE: Duration = Duration::from_millis(150);
+
+/// How often the subscriber's own tables are read, and its catalog at the earliest after an unknown table was seen.
+const OWN_TABLES_INTERVAL: Duration = Duration::from_secs(60);
+const REFRESH_GAP: Duration = Duration::from_secs(1);
+
+/// Whom the keeper talks to.
+#[derive(Debug)]
+pub struct Links {
+    pub settings: watch::Receiver<Arc<Settings>>,
+    pub handover: Arc<Handover>,
+    pub registry: Arc<Registry>,
+    pub reports: mpsc::Receiver<Report>,
+    pub requests: mpsc::Sender<Request>,
+    pub catalog: watch::Sender<Arc<Catalog>>,
+    pub tracking: watch::Sender<Arc<Tracking>>,
+    pub flush: watch::Sender<FlushLsn>,
+    pub receipts_impossible_since: watch::Sender<Option<Instant>>,
+    /// Past the WAL ceiling: what has no receipt is owed to a seed.
+    pub give_up: mpsc::Receiver<()>,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The state of the task.
+#[derive(Debug)]
+pub struct Keeper {
+    links: Links,
+    conninfo: Conninfo,
+    role: String,
+    managed: Vec<Managed>,
+    by_oid: HashMap<Oid, u32>,
+    confirm: Confirm,
+    pending: PendingReceipts,
+    pending_since: Instant,
+    /// Sequences about which something changed.
+    dirty: BTreeSet<u32>,
+    /// Where the verify tick goes on, when there are many sequences.
+    verify_from: usize,
+    /// The clock of the lead meters.
+    born: Instant,
+    publishes_truncate: bool,
+    announced: bool,
+    refresh_wanted: bool,
+    /// How long the last advance took, from its marks to its commit.
+    last_delay: Option<Duration>,
+    own_tables: OwnTables,
+}
+
+enum Input {
+    Stream,
+    Report(Box<Report>),
+    OwnTables(Vec<(Oid, Option<i64>, Option<i64>)>),
+    GiveUp,
+    Stop,
+}
+
+impl Keeper {
+    #[must_use]
+    pub fn new(links: Links, conninfo: Conninfo) -> Self {
+        let role = conninfo.user().to_owned();
+        Keeper {
+            own_tables: OwnTables::new(conninfo.clone()),
+            links,
+            conninfo,
+            role,
+            managed: Vec::new(),
+            by_oid: HashMap::new(),
+            confirm: Confirm::default(),
+            pending: PendingReceipts::default(),
+            pending_since: Instant::now(),
+            dirty: BTreeSet::new(),
+            verify_from: 0,
+            born: Instant::now(),
+            publishes_truncate: false,
+            announced: false,
+            refresh_wanted: false,
+            last_delay: None,
+        }
+    }
+
+    /// Keeps the sequences ahead until told to stop. `first` is an open connection to the subscriber.
+    pub async fn run(mut self, first: Connection) {
+        let mut connection = Some(first);
+        let mut backoff = Backoff::default();
+        while !*self.links.stop.borrow() {
+            let attempt = match connection.take() {
+                Some(connection) => Ok(connection),
+                None => match self.connect().await {
+                    Some(attempt) => attempt,
+                    None => return,
+                },
+            };
+            let failure = match attempt {
+                Ok(open) => match self.connected(&open, &mut backoff).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            self.subscriber_lost(&failure);
+            let delay = backoff.next_delay();
+            warn!(error = %failure, retry_in = ?delay, "the subscriber is away: no sequence can be advanced");
+            let until = Instant::now() + delay;
+            loop {
+                tokio::select! {
+                    () = sleep_until(until) => break,
+                    input = self.links.next() => if self.take_in(input) { return },
+                    found = self.own_tables.found() => { let _ = self.take_in(Input::OwnTables(found)); }
+                }
+            }
+        }
+    }
+
+    /// Connects while taking in what comes; `None` when told to stop.
+    async fn connect(&mut self) -> Option<Result<Connection, SqlError>> {
+        let conninfo = self.conninfo.clone();
+        let attempt = sql::connect(&conninfo, "subscriber");
+        tokio::pin!(attempt);
+        loop {
+            tokio::select! {
+                outcome = &mut attempt => return Some(outcome),
+                input = self.links.next() => if self.take_in(input) { return None },
+            }
+        }
+    }
+
+    fn subscriber_lost(&mut self, _why: &SqlError) {
+        self.pending.forget();
+        self.links.receipts_impossible_since.send_if_modified(|since| {
+            let was_possible = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            was_possible
+        });
+    }
+
+    async fn connected(&mut self, connection: &Connection, backoff: &mut Backoff) -> Result<(), SqlError> {
+        let client = &connection.client;
+        let advancer = within(Advancer::prepare(client)).await?;
+        // It may be another server now (a fail-over, a restore): nothing is taken for granted.
+        self.confirm.revoke_all();
+        self.pending.forget();
+        self.refresh(connection).await?;
+        self.read_all(client, &advancer).await?;
+        self.own_tables.read(&self.managed, self.settings().outliers);
+        self.assert_everything();
+        self.work(client, &advancer).await?;
+        self.publish();
+        self.links.receipts_impossible_since.send_if_modified(|since| since.take().is_some());
+        if backoff.succeeded() {
+            info!(server = %connection.peer, "the subscriber is back: every sequence was asserted again");
+            let _ = self.links.requests.try_send(Request::Seed);
+        }
+        self.keep(connection, &advancer).await
+    }
+
+    async fn keep(&mut self, connection: &Connection, advancer: &Advancer) -> Result<(), SqlError> {
+        let client = &connection.client;
+        let mut verify = interval(self.settings().verify_interval);
+        verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refresh_at = Instant::now() + self.settings().refresh_interval;
+        let mut last_refresh = Instant::now();
+        let mut own_tables_at = Instant::now() + OWN_TABLES_INTERVAL;
+        loop {
+            if verify.period() != self.settings().verify_interval {
+                verify = interval(self.settings().verify_interval);
+            }
+            let receipt_at = Instant::now() + RECEIPT_LOOK;
+            let retry_at = self.managed.iter().filter_map(|m| m.retry_at).min();
+            tokio::select! {
+                input = self.links.next() => if self.take_in(input) {
+                    self.collect_receipts(client).await?;
+                    self.publish();
+                    return Ok(());
+                },
+                found = self.own_tables.found() => { let _ = self.take_in(Input::OwnTables(found)); }
+                _ = verify.tick() => self.verify(client, advancer).await?,
+                () = sleep_until(receipt_at), if !self.pending.is_empty() => {}
+                () = sleep_until(retry_at.unwrap_or(receipt_at)), if retry_at.is_some() => self.retry_due(),
+                () = sleep_until(refresh_at) => self.refresh_wanted = true,
+                () = sleep_until(own_tables_at) => {
+                    own_tables_at = Instant::now() + OWN_TABLES_INTERVAL;
+                    self.own_tables.read(&self.managed, self.settings().outliers);
+                }
+            }
+            if self.refresh_wanted && last_refresh.elapsed() >= REFRESH_GAP {
+                last_refresh = Instant::now();
+                refresh_at = last_refresh + self.settings().refresh_interval;
+                self.refresh_wanted = false;
+                self.refresh(connection).await?;
+                self.own_tables
+                    .look_for_copied_tables(client, &self.managed, self.settings().outliers)
+                    .await?;
+                self.read_unknown(client, advancer).await?;
+            }
+            self.work(client, advancer).await?;
+            self.collect_receipts(client).await?;
+            self.publish();
+        }
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.links.settings.borrow().clone()
+    }
+
+    /// Says what may be confirmed now.
+    fn publish(&mut self) {
+        let flush = self.confirm.flush();
+        self.links.registry.set_confirmed(flush.lsn());
+        self.links.flush.send_if_modified(|known| {
+            let further = flush > *known;
+            *known = flush.max(*known);
+            further
+        });
+    }
+
+    async fn collect_receipts(&mut self, client: &tokio_postgres::Client) -> Result<(), SqlError> {
+        if self.pending.is_empty() {
+            self.pending_since = Instant::now();
+            return Ok(());
+        }
+        let flushed = within(advance::flush_lsn(client)).await?;
+        let receipts = self.pending.collect(flushed);
+        for receipt in &receipts {
+            self.confirm.accept(receipt);
+        }
+        if self.pending.is_empty() || !receipts.is_empty() {
+            self.pending_since = Instant::now();
+        } else if self.pending_since.elapsed() > RECEIPT_NUDGE {
+            self.pending_since = Instant::now();
+            within(advance::nudge_wal_writer(client)).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the catalog, and tells the poller and the stream if it changed.
+    async fn refresh(&mut self, connection: &Connection) -> Result<(), SqlError> {
+        let found = within(catalog::load(&connection.client)).await?;
+        let settings = self.settings();
+        let mut seen = BTreeSet::new();
+        let mut changed = self.managed.is_empty();
+        for sequence in &found.sequences {
+            let excluded = is_excluded(&settings, &sequence.name);
+            let slot = match self.by_oid.get(&sequence.oid) {
+                Some(slot) => {
+                    if let Some(known) = self.managed.get_mut(*slot as usize) {
+                        changed |= differs(&known.sequence, sequence);
+                        let renamed = known.sequence.name != sequence.name;
+                        if renamed {
+                            self.links.registry.remove(&known.sequence.name);
+                        }
+                        known.update(sequence.clone(), excluded);
+                        self.confirm.open(*slot, known.descending());
+                    }
+                    *slot
+                }
+                None => {
+                    changed = true;
+                    self.add(sequence.clone(), excluded)
+                }
+            };
+            seen.insert(slot);
+            self.dirty.insert(slot);
+        }
+        let gone: Vec<u32> = self.by_oid.values().filter(|slot| !seen.contains(slot)).copied().collect();
+        for slot in gone {
+            changed = true;
+            self.drop_sequence(slot);
+        }
+        if changed {
+            self.links.catalog.send_replace(Arc::new(found));
+            self.links.tracking.send_replace(Arc::new(self.tracking(&settings)));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, sequence: Sequence, excluded: bool) -> u32 {
+        let slot = u32::try_from(self.managed.len()).unwrap_or(u32::MAX);
+        if self.announced {
+            info!(sequence = %sequence.name, consumers = %sequence.consumers_text(), "a new sequence is managed");
+        }
+        self.by_oid.insert(sequence.oid, slot);
+        let managed = Managed::new(slot, sequence, excluded);
+        self.confirm.open(slot, managed.descending());
+        self.confirm.waive(slot, managed.excluded.is_some() || managed.cycles());
+        self.managed.push(managed);
+        slot
+    }
+
+    fn drop_sequence(&mut self, slot: u32) {
+        self.confirm.waive(slot, true);
+        let Some(managed) = self.managed.get_mut(slot as usize) else { return };
+        self.by_oid.remove(&managed.sequence.oid);
+        managed.excluded = Some("it was dropped on the subscriber");
+        managed.state = None;
+        managed.retry_at = None;
+        info!(sequence = %managed.sequence.name, "the sequence was dropped on the subscriber: it is managed no more");
+        let name = managed.sequence.name.clone();
+        if !self
+            .by_oid
+            .values()
+            .any(|s| self.managed.get(*s as usize).is_some_and(|m| m.sequence.name == name))
+        {
+            self.links.registry.remove(&name);
+        }
+    }
+
+    /// What the stream must look for.
+    fn tracking(&self, settings: &Settings) -> Tracking {
+        let on_publisher: HashMap<&QualifiedName, &QualifiedName> =
+            settings.renames.iter().map(|rename| (&rename.subscriber, &rename.publisher)).collect();
+        let mut tracking = Tracking {
+            descending: self.managed.iter().map(Managed::descending).collect(),
+            ..Tracking::default()
+        };
+        for managed in self.managed.iter().filter(|m| m.excluded.is_none()) {
+            for consumer in &managed.sequence.consumers {
+                let table = (*on_publisher.get(&consumer.table).unwrap_or(&&consumer.table)).clone();
+                let watched = tracking.tables.entry(table).or_default();
+                if let (Readable::Yes(format), false) = (&consumer.readable, managed.cycles()) {
+                    watched.push(Watched {
+                        column: consumer.column.clone(),
+                        slot: managed.slot,
+                        format: format.clone(),
+                    });
+                }
+            }
+            // A shared sequence is restarted too, but its other tables keep their rows: they are read again then.
+            for owner in managed.sequence.owners().filter(|_| self.publishes_truncate) {
+                let table = (*on_publisher.get(&owner.table).unwrap_or(&&owner.table)).clone();
+                tracking.restarts.entry(table).or_default().push(managed.slot);
+            }
+        }
+        tracking
+    }
+}
+
+impl Links {
+    async fn next(&mut self) -> Input {
+        tokio::select! {
+            _ = self.stop.wait_for(|stop| *stop) => Input::Stop,
+            () = self.handover.changed() => Input::Stream,
+            report = self.reports.recv() => match report {
+                Some(report) => Input::Report(Box::new(report)),
+                None => Input::Stop,
+            },
+            asked = self.give_up.recv() => if asked.is_some() { Input::GiveUp } else { Input::Stop },
+        }
+    }
+}
+
+fn is_excluded(settings: &Settings, name: &QualifiedName) -> bool {
+    let wanted = settings.schemas.is_empty() || settings.schemas.iter().any(|p| p.matches(&name.schema));
+    !wanted
+        || settings.exclude_schemas.iter().any(|pattern| pattern.matches(&name.schema))
+        || settings.exclude_sequences.iter().any(|pattern| pattern.matches(name))
+}
+
+/// Whether anything changed that the stream or the poller must know.
+fn differs(one: &Sequence, other: &Sequence) -> bool {
+    one.name != other.name
+        || one.definition != other.definition
+        || one.data_type != other.data_type
+        || one.consumers.len() != other.consumers.len()
+        || one.consumers.iter().zip(&other.consumers).any(|(a, b)| {
+            a.table != b.table || a.column != b.column || a.readable != b.readable || a.link != b.link
+        })
+}
+
+/// Bounds the wait for the subscriber: a server that hangs is as good as away.
+async fn within<T>(work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, SqlError> {
+    match timeout(WORK_TIMEOUT, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(SqlError::TimedOut { after: WORK_TIMEOUT }),
+    }
+}

@@ -1,0 +1,116 @@
+//! Ids that lie in the subscriber's own tables: copied by the initial synchronization, or inserted before our slot.
+//!
+//! In: the managed sequences. Out: the furthest id per sequence. Read in a task and on a connection of its own, so that
+//! a slow index delays no advance; when a relation has just been copied, at every reconnect, and every minute.
+
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+use tracing::debug;
+
+use super::managed::Managed;
+use super::within;
+use crate::config::Outliers;
+use crate::conninfo::Conninfo;
+use crate::sql::{self, SqlError};
+use crate::tables::{self, Question};
+use crate::types::Oid;
+
+type Found = Vec<(Oid, Option<i64>, Option<i64>)>;
+
+/// Asks, one reading at a time.
+#[derive(Debug)]
+pub struct OwnTables {
+    conninfo: Conninfo,
+    sender: mpsc::Sender<Found>,
+    receiver: mpsc::Receiver<Found>,
+    running: bool,
+    /// Somebody asked while a reading was under way: it may have looked too early.
+    again: bool,
+    ready_relations: Option<i64>,
+}
+
+impl OwnTables {
+    #[must_use]
+    pub fn new(conninfo: Conninfo) -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        OwnTables { conninfo, sender, receiver, running: false, again: false, ready_relations: None }
+    }
+
+    /// Begins a reading of every table that is cheap to read.
+    pub fn read(&mut self, managed: &[Managed], outliers: Outliers) {
+        if self.running {
+            self.again = true;
+            return;
+        }
+        self.running = true;
+        let plan: Vec<_> = managed
+            .iter()
+            .filter(|m| m.excluded.is_none() && !m.cycles())
+            .map(|m| (m.oid(), m.sequence.consumers.clone(), m.descending(), m.limit(outliers)))
+            .collect();
+        let (sender, conninfo) = (self.sender.clone(), self.conninfo.clone());
+        tokio::spawn(async move {
+            let mut questions = Vec::new();
+            for (key, (_, consumers, descending, limit)) in plan.iter().enumerate() {
+                for consumer in consumers.iter().filter(|c| tables::is_cheap(c)) {
+                    questions.push(Question { key, consumer, descending: *descending, limit: *limit });
+                }
+            }
+            let found = match ask(&conninfo, &questions).await {
+                Ok(answers) => answers
+                    .into_iter()
+                    .filter_map(|a| plan.get(a.key).map(|(oid, ..)| (*oid, a.within, a.beyond)))
+                    .collect(),
+                Err(error) => {
+                    debug!(%error, "the subscriber's tables could not be read now");
+                    Vec::new()
+                }
+            };
+            let _ = sender.send(found).await;
+        });
+    }
+
+    /// What the last reading found.
+    pub async fn found(&mut self) -> Found {
+        match self.receiver.recv().await {
+            Some(found) => {
+                self.running = false;
+                found
+            }
+            // Cannot happen: we hold a sender ourselves.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads again if asked to while the last reading was under way.
+    pub fn read_again_if_asked(&mut self, managed: &[Managed], outliers: Outliers) {
+        if std::mem::take(&mut self.again) {
+            self.read(managed, outliers);
+        }
+    }
+
+    /// A relation whose initial copy has ended holds ids that no stream showed.
+    pub async fn look_for_copied_tables(
+        &mut self,
+        client: &Client,
+        managed: &[Managed],
+        outliers: Outliers,
+    ) -> Result<(), SqlError> {
+        let sql = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate = 'r'";
+        let row = within(client.query_one(sql, &[])).await?;
+        let ready: i64 = row.try_get(0)?;
+        if self.ready_relations.replace(ready).is_some_and(|known| known != ready) {
+            self.read(managed, outliers);
+        }
+        Ok(())
+    }
+}
+
+async fn ask(conninfo: &Conninfo, questions: &[Question<'_>]) -> Result<Vec<tables::Answer>, SqlError> {
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let connection = sql::connect(conninfo, "subscriber").await?;
+    let (answers, _refused) = tables::furthest(&connection.client, questions).await?;
+    Ok(answers)
+}

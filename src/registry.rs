@@ -1,0 +1,144 @@
+//! What everybody may ask about the managed sequences: status views, the console, the demonstration.
+//!
+//! In: the keeper's word on each sequence, whenever it changes. Out: snapshots. It lies beside the hot path, not in it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+
+use crate::types::{Lsn, QualifiedName};
+
+/// How a sequence is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Every consumer is seen in the stream.
+    Covered,
+    /// Followed by polling the publisher.
+    Blind,
+    /// Not moved, with the reason.
+    Held,
+    /// Left out: by the user, or because it is temporary or unlogged.
+    Excluded,
+}
+
+impl Class {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::Covered => "covered",
+            Class::Blind => "blind",
+            Class::Held => "held",
+            Class::Excluded => "excluded",
+        }
+    }
+}
+
+/// Where the furthest mark came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    Stream,
+    /// The publisher's own sequence.
+    Sequence,
+    /// A table, on either side.
+    Table,
+}
+
+impl Source {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Stream => "stream",
+            Source::Sequence => "sequence",
+            Source::Table => "table",
+        }
+    }
+}
+
+/// All about one sequence of the subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequenceStatus {
+    pub name: QualifiedName,
+    /// The columns that take their values from it.
+    pub consumers: String,
+    pub class: Class,
+    /// Why it is blind, held or excluded; what differs from the publisher.
+    pub reason: Option<String>,
+    pub mark: Option<i64>,
+    pub source: Option<Source>,
+    /// The next value that `nextval` on the subscriber would give.
+    pub next_value: Option<i64>,
+    /// `last_value` on the subscriber.
+    pub last_value: Option<i64>,
+    /// Ids between the mark and the next value, in steps of the increment.
+    pub lead_steps: Option<u64>,
+    pub advances: u64,
+    pub rewinds: u64,
+    /// The furthest id that is not followed.
+    pub set_aside: Option<i64>,
+}
+
+/// Sums over all sequences since the start.
+#[derive(Debug, Default)]
+pub struct Totals {
+    pub advances: AtomicU64,
+    pub rewinds: AtomicU64,
+    pub rows: AtomicU64,
+    pub seeds: AtomicU64,
+}
+
+/// The shared views.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sequences: DashMap<QualifiedName, SequenceStatus>,
+    pub totals: Totals,
+    confirmed: AtomicU64,
+}
+
+impl Registry {
+    pub fn put(&self, status: SequenceStatus) {
+        self.sequences.insert(status.name.clone(), status);
+    }
+
+    pub fn remove(&self, name: &QualifiedName) {
+        self.sequences.remove(name);
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &QualifiedName) -> Option<SequenceStatus> {
+        self.sequences.get(name).map(|entry| entry.value().clone())
+    }
+
+    /// All of them, by name.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<SequenceStatus> {
+        let mut all: Vec<_> = self.sequences.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    pub fn set_confirmed(&self, lsn: Lsn) {
+        self.confirmed.store(lsn.0, Ordering::Relaxed);
+    }
+
+    /// What was last allowed to be confirmed to the publisher.
+    #[must_use]
+    pub fn confirmed(&self) -> Lsn {
+        Lsn(self.confirmed.load(Ordering::Relaxed))
+    }
+
+    /// The least lead of all that are followed.
+    #[must_use]
+    pub fn least_lead(&self) -> Option<(QualifiedName, u64)> {
+        self.sequences
+            .iter()
+            .filter(|entry| matches!(entry.class, Class::Covered | Class::Blind))
+            .filter_map(|entry| entry.lead_steps.map(|lead| (entry.name.clone(), lead)))
+            .min_by_key(|(_, lead)| *lead)
+    }
+
+    /// How many sequences there are of `class`.
+    #[must_use]
+    pub fn count(&self, class: Class) -> usize {
+        self.sequences.iter().filter(|entry| entry.class == class).count()
+    }
+}

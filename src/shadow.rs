@@ -1,0 +1,396 @@
+//! The pipeline of one slot, put together: start it, watch it, reload it, stop it.
+//!
+//! In: [`Settings`]. Out: a [`Running`] shadow: the poller reads the publisher's sequences, the follower reads its
+//! stream, the keeper moves the subscriber's sequences and says what may be confirmed. Each is a task of its own, and
+//! none waits for another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use crate::alive::Alive;
+use crate::catalog::Catalog;
+use crate::config::{Changes, ConninfoText, NeedsRestart, Settings, Streaming};
+use crate::confirm::FlushLsn;
+use crate::conninfo::{Conninfo, ConninfoError, Environment};
+use crate::exit::ExitCode;
+use crate::handover::Handover;
+use crate::keeper::{self, Keeper};
+use crate::publisher::connection::SlotOptions;
+use crate::publisher::follow::{self, Doing, Fatal, Follow, SlotState};
+use crate::publisher::poll::Poller;
+use crate::publisher::publication;
+use crate::publisher::stream::{Progress, Shared, Timing};
+use crate::registry::Registry;
+use crate::session::ConnectErrorKind;
+use crate::sql::{self, Connection, SqlError};
+use crate::subscriber::subscription::{self, Subscription};
+use crate::tracking::Tracking;
+
+/// As `wal_receiver_timeout`: a publisher that is silent for so long is gone.
+const DEAD_AFTER: Duration = Duration::from_secs(60);
+
+/// Why a shadow cannot start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ShadowError {
+    #[error("{side} connection string: {source}")]
+    Conninfo { side: &'static str, source: ConninfoError },
+    #[error("{side}: {source}")]
+    Sql { side: &'static str, source: SqlError },
+    #[error("{what}; {action}")]
+    Setting { what: String, action: String },
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    #[error("a task of ours ended unexpectedly: {0}")]
+    Task(String),
+}
+
+impl ShadowError {
+    /// The exit status that goes with it.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            ShadowError::Conninfo { .. }
+            | ShadowError::Setting { .. }
+            | ShadowError::Fatal(Fatal::Setting { .. }) => ExitCode::Usage,
+            ShadowError::Sql { source: SqlError::Connect(error), .. }
+                if error.is_pooler_refusal() || error.kind() == ConnectErrorKind::Config =>
+            {
+                ExitCode::Usage
+            }
+            ShadowError::Sql { .. } | ShadowError::Fatal(Fatal::Unreachable(_)) => ExitCode::Unreachable,
+            ShadowError::Fatal(Fatal::Refused { .. }) => ExitCode::Refused,
+            ShadowError::Task(_) => ExitCode::NotReady,
+        }
+    }
+}
+
+/// A shadow at work.
+#[derive(Debug)]
+pub struct Running {
+    pub registry: Arc<Registry>,
+    pub progress: watch::Receiver<Progress>,
+    pub slot_state: watch::Receiver<SlotState>,
+    pub alive: Arc<Alive>,
+    settings: watch::Sender<Arc<Settings>>,
+    poll_interval: watch::Sender<Duration>,
+    max_retained_wal: watch::Sender<u64>,
+    stop_follower: watch::Sender<bool>,
+    stop_keeper: watch::Sender<bool>,
+    follower: JoinHandle<Result<(), Fatal>>,
+    keeper: JoinHandle<()>,
+    poller: JoinHandle<()>,
+}
+
+/// What was found out before anything is started.
+struct Preparation {
+    subscriber: Connection,
+    subscriber_conninfo: Conninfo,
+    publisher_conninfo: Conninfo,
+    publications: Vec<String>,
+    subscriptions: Vec<(String, String)>,
+}
+
+/// Starts the shadow of `settings`. The first connection to each server must succeed; later ones are tried for ever.
+///
+/// # Errors
+/// [`ShadowError`], with the exit status that it means.
+pub async fn start(settings: Settings, environment: &Environment) -> Result<Running, ShadowError> {
+    let prepared = prepare(&settings, environment).await?;
+    let settings = Arc::new(settings);
+    let registry = Arc::new(Registry::default());
+    let handover = Arc::new(Handover::default());
+    let alive = Arc::new(Alive::default());
+
+    let (settings_send, settings_recv) = watch::channel(settings.clone());
+    let (poll_interval, poll_interval_recv) = watch::channel(settings.poll_interval);
+    let (max_retained_wal, max_retained_recv) = watch::channel(settings.max_retained_wal.0);
+    let (catalog, catalog_recv) = watch::channel(Arc::new(Catalog::default()));
+    let (tracking, tracking_recv) = watch::channel(Arc::new(Tracking::default()));
+    let (flush, flush_recv) = watch::channel(FlushLsn::default());
+    let (progress, progress_recv) = watch::channel(Progress::default());
+    let (state, state_recv) = watch::channel(SlotState::default());
+    let (impossible, impossible_recv) = watch::channel(Some(Instant::now()));
+    let (stop_follower, stop_follower_recv) = watch::channel(false);
+    let (stop_keeper, stop_keeper_recv) = watch::channel(false);
+    let (requests, requests_recv) = mpsc::channel(1024);
+    let (reports, reports_recv) = mpsc::channel(16);
+    let (give_up, give_up_recv) = mpsc::channel(1);
+
+    let keeper = Keeper::new(
+        keeper::Links {
+            settings: settings_recv,
+            handover: handover.clone(),
+            registry: registry.clone(),
+            reports: reports_recv,
+            requests: requests.clone(),
+            catalog,
+            tracking,
+            flush,
+            receipts_impossible_since: impossible,
+            give_up: give_up_recv,
+            stop: stop_keeper_recv,
+        },
+        prepared.subscriber_conninfo,
+    );
+    let keeper = tokio::spawn(keeper.run(prepared.subscriber));
+    // The poller's first look needs the subscriber's catalog.
+    let mut first_catalog = catalog_recv.clone();
+    let _ = timeout(settings.connect_timeout.max(Duration::from_secs(1)), first_catalog.changed()).await;
+
+    let poller = Poller {
+        conninfo: prepared.publisher_conninfo.clone(),
+        publications: prepared.publications.clone(),
+        renames: settings
+            .renames
+            .iter()
+            .map(|rename| (rename.publisher.clone(), rename.subscriber.clone()))
+            .collect::<HashMap<_, _>>(),
+        poll_interval: poll_interval_recv,
+        subscriber: catalog_recv,
+        requests: requests_recv,
+        reports,
+    };
+    let follow = Follow {
+        conninfo: prepared.publisher_conninfo,
+        slot: settings.slot.clone(),
+        publications: prepared.publications,
+        subscriptions: prepared.subscriptions,
+        slot_options: SlotOptions { temporary: settings.temporary_slot, failover: settings.failover },
+        create_slot: settings.create_slot,
+        streaming: settings.streaming != Streaming::Off,
+        timing: Timing {
+            status_interval: settings.status_interval,
+            dead_after: DEAD_AFTER,
+            synchronous: None,
+        },
+    };
+    let links = follow::Links {
+        shared: Shared {
+            handover,
+            tracking: tracking_recv,
+            flush: flush_recv,
+            progress,
+            alive: alive.clone(),
+        },
+        requests,
+        receipts_impossible_since: impossible_recv,
+        max_retained_wal: max_retained_recv,
+        give_up,
+        stop: stop_follower_recv,
+        state,
+    };
+    Ok(Running {
+        registry,
+        progress: progress_recv,
+        slot_state: state_recv,
+        alive,
+        settings: settings_send,
+        poll_interval,
+        max_retained_wal,
+        stop_follower,
+        stop_keeper,
+        follower: tokio::spawn(async move { follow.run(links).await }),
+        keeper,
+        poller: tokio::spawn(poller.run()),
+    })
+}
+
+async fn prepare(settings: &Settings, environment: &Environment) -> Result<Preparation, ShadowError> {
+    let subscriber_conninfo = conninfo(settings.subscriber.as_ref(), "subscriber", settings, environment)?;
+    let subscriber = sql::connect(&subscriber_conninfo, "subscriber")
+        .await
+        .map_err(|source| ShadowError::Sql { side: "subscriber", source })?;
+    let on_subscriber =
+        |source: tokio_postgres::Error| ShadowError::Sql { side: "subscriber", source: source.into() };
+    let found = subscription::load(&subscriber.client).await.map_err(on_subscriber)?;
+    let subscriptions =
+        found.iter().filter_map(|s| Some((s.name.clone(), s.slot.clone()?))).collect::<Vec<_>>();
+    let chosen = choose(settings, &found)?;
+    let publications = match (settings.publications.is_empty(), &chosen) {
+        (false, _) => settings.publications.clone(),
+        (true, Some(subscription)) => subscription.publications.clone(),
+        (true, None) => {
+            return Err(ShadowError::Setting {
+                what: format!(
+                    "there is no subscription in database \"{}\" of the subscriber",
+                    subscriber_conninfo.dbname()
+                ),
+                action: "name the publications with --publication, or another database with --subscriber"
+                    .to_owned(),
+            });
+        }
+    };
+    let publisher_text = match &settings.publisher {
+        Some(text) => Some(text.clone()),
+        None => match &chosen {
+            Some(chosen) => {
+                subscription::conninfo(&subscriber.client, &chosen.name).await.map(ConninfoText::new)
+            }
+            None => None,
+        },
+    };
+    let Some(publisher_text) = publisher_text else {
+        return Err(ShadowError::Setting {
+            what: "the publisher's address is not known: our role may not read the subscription's connection string"
+                .to_owned(),
+            action: "give it with --publisher, SEQSHADOW_PUBLISHER or in the file".to_owned(),
+        });
+    };
+    let publisher_conninfo = conninfo(Some(&publisher_text), "publisher", settings, environment)?;
+    check_publisher(&publisher_conninfo, &publications).await?;
+    info!(
+        subscriber = %subscriber.peer, version = subscriber.version,
+        subscription = chosen.as_ref().map(|s| s.name.as_str()), publications = ?publications, "starting"
+    );
+    if let Some(chosen) = chosen.filter(|chosen| !chosen.enabled) {
+        warn!(subscription = %chosen.name, "the subscription is disabled: no row reaches the subscriber; ALTER SUBSCRIPTION … ENABLE");
+    }
+    Ok(Preparation { subscriber, subscriber_conninfo, publisher_conninfo, publications, subscriptions })
+}
+
+fn conninfo(
+    text: Option<&ConninfoText>,
+    side: &'static str,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<Conninfo, ShadowError> {
+    let mut conninfo = Conninfo::parse(text.map_or("", ConninfoText::expose), environment)
+        .map_err(|source| ShadowError::Conninfo { side, source })?;
+    conninfo.set_fallback_application_name(crate::publisher::connection::APPLICATION_NAME);
+    conninfo.set_default_connect_timeout(settings.connect_timeout);
+    Ok(conninfo)
+}
+
+/// The subscription to go by: the one named, or the only one.
+fn choose(settings: &Settings, found: &[Subscription]) -> Result<Option<Subscription>, ShadowError> {
+    let names = || found.iter().map(|s| format!("\"{}\"", s.name)).collect::<Vec<_>>().join(", ");
+    if let Some(wanted) = &settings.subscription {
+        return match found.iter().find(|s| s.name == *wanted) {
+            Some(subscription) => Ok(Some(subscription.clone())),
+            None => Err(ShadowError::Setting {
+                what: format!("there is no subscription \"{wanted}\" on the subscriber"),
+                action: format!(
+                    "expected one of: {}",
+                    if found.is_empty() { "none".to_owned() } else { names() }
+                ),
+            }),
+        };
+    }
+    match found {
+        [] => Ok(None),
+        [only] => Ok(Some(only.clone())),
+        // Not needed where everything it would tell is given.
+        _ if settings.publisher.is_some() && !settings.publications.is_empty() => Ok(None),
+        _ => Err(ShadowError::Setting {
+            what: format!("the subscriber has several subscriptions: {}", names()),
+            action: "name one with --subscription; run one seqshadow for each".to_owned(),
+        }),
+    }
+}
+
+/// What can be known to be wrong before anything is touched.
+async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result<(), ShadowError> {
+    let wrong = |source| ShadowError::Sql { side: "publisher", source };
+    let publisher = sql::connect(conninfo, "publisher").await.map_err(wrong)?;
+    let found = publication::load(&publisher.client, publisher.version, publications)
+        .await
+        .map_err(|error| wrong(error.into()))?;
+    if !found.missing.is_empty() {
+        let missing = found.missing.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        return Err(ShadowError::Setting {
+            what: format!("publication {missing} does not exist on the publisher {}", publisher.peer),
+            action: "create it there, or name others with --publication".to_owned(),
+        });
+    }
+    let row = publisher
+        .client
+        .query_one("SELECT current_setting('wal_level')", &[])
+        .await
+        .map_err(|error| wrong(error.into()))?;
+    let level: String = row.try_get(0).map_err(|error: tokio_postgres::Error| wrong(error.into()))?;
+    // 19 may raise the level by itself when the first logical slot is made.
+    if level != "logical" && publisher.version < 190_000 {
+        return Err(ShadowError::Setting {
+            what: format!("wal_level on the publisher {} is {level}, expected logical", publisher.peer),
+            action: "on the publisher: ALTER SYSTEM SET wal_level = logical; and restart it".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Whether the sequences are protected: read, compared with the publisher and put ahead for the first time.
+    #[must_use]
+    pub fn is_protecting(&self) -> bool {
+        let all = self.registry.snapshot();
+        !all.is_empty() && all.iter().all(|s| s.reason.as_deref() != Some("the publisher was not asked yet"))
+            || all.is_empty() && self.slot_state.borrow().doing == Doing::Streaming
+    }
+
+    /// Takes over what of `new` can change while running.
+    ///
+    /// # Errors
+    /// Names the settings that need a restart; then nothing was changed.
+    pub fn reload(&self, new: Settings) -> Result<Changes, NeedsRestart> {
+        let changes = self.settings.borrow().reload_diff(&new)?;
+        self.poll_interval.send_replace(new.poll_interval);
+        self.max_retained_wal.send_replace(new.max_retained_wal.0);
+        self.settings.send_replace(Arc::new(new));
+        Ok(changes)
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// Waits until a task ends by itself, which none does without a reason.
+    ///
+    /// # Errors
+    /// That reason.
+    pub async fn ended(&mut self) -> Result<(), ShadowError> {
+        tokio::select! {
+            follower = &mut self.follower => match follower {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(fatal)) => Err(fatal.into()),
+                Err(error) => Err(ShadowError::Task(error.to_string())),
+            },
+            keeper = &mut self.keeper => Err(ShadowError::Task(outcome("keeper", keeper))),
+            poller = &mut self.poller => Err(ShadowError::Task(outcome("poller", poller))),
+        }
+    }
+
+    /// Stops in order, in `grace` at most: the stream says farewell, the keeper ends what it is at.
+    pub async fn stop(self, grace: Duration) {
+        let Running { stop_follower, stop_keeper, mut follower, mut keeper, poller, .. } = self;
+        let deadline = Instant::now() + grace;
+        stop_follower.send_replace(true);
+        if !follower.is_finished() && tokio::time::timeout_at(deadline, &mut follower).await.is_err() {
+            warn!(?grace, "the publisher did not end the stream in time: it is cut");
+            follower.abort();
+        }
+        stop_keeper.send_replace(true);
+        if !keeper.is_finished() && tokio::time::timeout_at(deadline, &mut keeper).await.is_err() {
+            warn!(
+                ?grace,
+                "the subscriber did not answer in time: what was under way there is not waited for"
+            );
+            keeper.abort();
+        }
+        poller.abort();
+    }
+}
+
+fn outcome(task: &str, ended: Result<(), tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(()) => format!("the {task} ended"),
+        Err(error) => format!("the {task} failed: {error}"),
+    }
+}
