@@ -1,16 +1,14 @@
-//! What the tests of the workspace share.
-
-pub mod capture;
-pub mod encode;
-pub mod record;
 //! The harness of the tests against real servers.
 //!
 //! In the order of a test: [`majors`] finds the servers, [`pair`] starts a publisher and a subscriber with
 //! [`publication`]s between them, [`zoo`] fills them with every kind of sequence we know, [`load`] draws ids and
 //! keeps a [`journal`] of each, [`shadow`] runs the program under test, [`watcher`] and [`oracle`] judge what became of
-//! the sequences. [`fake_publisher`] and [`fault_proxy`] stand in for servers and networks that misbehave.
+//! the sequences. [`mod@capture`]s are streams of real publishers, [`encode`] makes others, [`record`] collects what a
+//! sink is told. [`fake_publisher`] and [`fault_proxy`] stand in for servers and networks that misbehave.
 
 pub mod binary;
+pub mod capture;
+pub mod encode;
 pub mod fake_publisher;
 pub mod fault_proxy;
 pub mod journal;
@@ -19,6 +17,7 @@ pub mod majors;
 pub mod oracle;
 pub mod pair;
 pub mod publication;
+pub mod record;
 pub mod shadow;
 pub mod sql;
 pub mod watcher;

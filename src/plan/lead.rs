@@ -12,7 +12,7 @@ pub const LEAD_STEPS_MAX: u64 = 1_000_000;
 /// A lead covers what comes in the delay observed, and in this time besides.
 const HORIZON_US: u128 = 2_000_000;
 /// The shortest time over which a rate is taken, so that one commit of many rows is not an endless rate.
-const WINDOW_US: u128 = 50_000;
+const WINDOW_US: u128 = 1_000_000;
 /// How slowly the rate falls: half of a change is forgotten after this time.
 const FALL_US: u128 = 5_000_000;
 /// A delay longer than this tells of an outage, not of the pace to keep.
@@ -197,7 +197,7 @@ mod tests {
     fn a_rise_is_followed_within_the_window_and_a_fall_within_some_seconds() {
         let mut meter = LeadMeter::new(1);
         let at = run(&mut meter, (0, 0), 1_000, 1);
-        let (now, mark) = run(&mut meter, at, 55, 20);
+        let (now, mark) = run(&mut meter, at, 1_000, 20);
         assert!(meter.lead_steps(MS(now)) >= 35_000, "{}", meter.lead_steps(MS(now)));
         let half_later = meter.lead_steps(MS(now + 1_000));
         assert!(half_later > 25_000, "one second's pause keeps most of it: {half_later}");
