@@ -4,6 +4,7 @@
 use proto_tests::load::{Load, LoadOptions};
 use proto_tests::oracle::{Wrong, assert_no_faults, behind, judge};
 use proto_tests::pair::Pair;
+use proto_tests::publication::{Publication, Subscription};
 use proto_tests::watcher::Watcher;
 use proto_tests::{majors, zoo};
 use seqshadow::types::quote_literal;
@@ -108,4 +109,47 @@ async fn the_journal_survives_a_crash_of_the_publisher() {
 #[test]
 fn the_program_under_test_is_built() {
     assert!(proto_tests::binary::binary().is_file());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publications_and_subscriptions_take_the_options_of_new_majors() {
+    let pair = Pair::new(17, 18).await.unwrap();
+    let ddl = "CREATE TABLE t (id serial PRIMARY KEY, secret text, n int); \
+               CREATE TABLE p (id int, at int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+               CREATE TABLE p_low PARTITION OF p FOR VALUES FROM (0) TO (10)";
+    pair.on_both(ddl).await.unwrap();
+    let publication = Publication::of("narrow", &["t (id, n) WHERE (id > 1)"]).only("insert, truncate");
+    pair.publish(&publication).await.unwrap();
+    pair.publish(&Publication::of("rooted", &["p"]).via_partition_root()).await.unwrap();
+    let publisher = pair.on_publisher().await.unwrap();
+    publisher
+        .batch_execute("SELECT pg_create_logical_replication_slot('made_before', 'pgoutput', false, true)")
+        .await
+        .unwrap();
+    let subscription = Subscription {
+        slot: Some("made_before".to_owned()),
+        streaming: Some("parallel"),
+        binary: Some(true),
+        two_phase: Some(true),
+        origin: Some("none"),
+        ..Subscription::to("sub", &["narrow", "rooted"])
+    };
+    pair.subscribe(&subscription).await.unwrap();
+    pair.wait_for_sync().await.unwrap();
+    publisher
+        .batch_execute("INSERT INTO t (secret, n) VALUES ('a', 1), ('b', 2); INSERT INTO p VALUES (1, 5)")
+        .await
+        .unwrap();
+    let lsn = pair.publisher_lsn().await.unwrap();
+    pair.wait_for_catchup(subscription.slot_name(), lsn).await.unwrap();
+    let subscriber = pair.on_subscriber().await.unwrap();
+    let row =
+        subscriber.query_one("SELECT id, secret, (SELECT count(*) FROM p_low) FROM t", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, Option<&str>>(1), row.get::<_, i64>(2)), (2, None, 1));
+
+    // The role for the sidecar gets no further than it must.
+    pair.grant(&["public"]).await.unwrap();
+    let shadow = proto_tests::sql::connect(&pair.shadow_subscriber_conninfo()).await.unwrap();
+    shadow.query_one("SELECT setval('t_id_seq', 100)", &[]).await.unwrap();
+    assert!(shadow.execute("INSERT INTO t (n) VALUES (1)", &[]).await.is_err());
 }
