@@ -12,7 +12,7 @@ pub enum ConninfoError {
     #[error("missing \"=\" after {word} in the connection string")]
     MissingEquals { word: String },
     /// A `'` that is never closed.
-    #[error("unterminated quoted string in the connection string (the value of {keyword:?})")]
+    #[error("unterminated quoted string in the connection string (the value of {keyword})")]
     UnterminatedQuote { keyword: String },
     /// A keyword that libpq does not know either.
     #[error("invalid connection option {keyword}{}", hint(.nearest))]

@@ -9,6 +9,7 @@ use std::str::Chars;
 use super::error::ConninfoError;
 use super::keywords;
 use super::options::Options;
+use super::redact;
 
 /// The blanks of C's `isspace` in the C locale.
 pub(crate) fn is_blank(c: char) -> bool {
@@ -32,7 +33,7 @@ pub(crate) fn parse(text: &str) -> Result<Options, ConninfoError> {
             let word = if after_secret {
                 "a word (not shown: it follows an unquoted secret)".to_owned()
             } else {
-                format!("{keyword:?}")
+                redact::shown(&keyword)
             };
             return Err(ConninfoError::MissingEquals { word });
         }
@@ -95,8 +96,9 @@ fn take_quoted(
             c => value.push(c),
         }
     }
-    let keyword = if after_secret && keywords::find(keyword).is_none() { "(not shown)" } else { keyword };
-    Err(ConninfoError::UnterminatedQuote { keyword: keyword.to_owned() })
+    let known = keywords::find(keyword).is_some();
+    let keyword = if after_secret && !known { "(not shown)".to_owned() } else { redact::shown(keyword) };
+    Err(ConninfoError::UnterminatedQuote { keyword })
 }
 
 #[cfg(test)]
@@ -133,5 +135,10 @@ mod tests {
         assert!(!shown("password=abc hunter2=b").contains("hunter2"));
         assert!(!shown("password=abc hunter2='b").contains("hunter2"));
         assert!(shown("password=abc hots=b").contains("hots"));
+        for odd in
+            ["jdbc:postgresql://u:hunter2@h/d?a", "jdbc:postgresql://u:hunter2@h/d?a=b", "u:hunter2@h='x"]
+        {
+            assert!(!shown(odd).contains("hunter2"), "{}", shown(odd));
+        }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Where we are stricter than libpq, on purpose:
 //! - a setting that we cannot honour and that makes a connection safer (`gssencmode=require`, `sslcrl`, …) is an error;
+//! - a database name or host that must be a misplaced password (`user:secret@host` without `postgresql://`) is refused;
 //! - every port and number is checked at once, not when its host is tried.
 //!
 //! `client_encoding`, `replication`, `PGDATESTYLE`, `PGTZ` and `PGGEQO` are read by nobody: this program sets what its
@@ -18,8 +19,11 @@ mod keyvalue;
 mod keywords;
 mod options;
 mod passfile;
+mod redact;
 mod service;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod typed;
 mod uri;
 
@@ -114,6 +118,10 @@ impl Conninfo {
             uri::parse(rest)?
         } else if text.contains('=') || text.is_empty() {
             keyvalue::parse(text)?
+        } else if redact::has_credentials(text) {
+            return Err(ConninfoError::Uri {
+                reason: "a URI starts with postgresql:// or postgres://".to_owned(),
+            });
         } else {
             let mut options = options::Options::default();
             options.set("dbname", text.to_owned())?;

@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::error::ConninfoError;
 use super::keywords::{self, Keyword};
+use super::redact;
 
 /// Keyword → value, only keywords of the table.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Options {
             return Ok(());
         }
         let row = keywords::find(keyword).ok_or_else(|| ConninfoError::UnknownKeyword {
-            keyword: format!("{keyword:?}"),
+            keyword: redact::shown(keyword),
             nearest: keywords::nearest(keyword),
         })?;
         if value.contains('\0') {

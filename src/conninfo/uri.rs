@@ -8,6 +8,7 @@ use super::error::ConninfoError;
 use super::keyvalue::is_blank;
 use super::keywords;
 use super::options::Options;
+use super::redact;
 
 const PREFIXES: [&str; 2] = ["postgresql://", "postgres://"];
 
@@ -24,6 +25,9 @@ pub(crate) fn parse(after_prefix: &str) -> Result<Options, ConninfoError> {
     let rest = match rest.strip_prefix('/') {
         Some(path) => {
             let (dbname, query) = split_before(path, |c| c == '?');
+            if options.get("user").is_none() && redact::has_credentials(dbname) {
+                return Err(fault("a \"/\" in a user name or password must be written %2F"));
+            }
             set_filled(&mut options, "dbname", dbname)?;
             query
         }
@@ -74,6 +78,10 @@ fn take_hosts<'a>(text: &'a str, options: &mut Options) -> Result<&'a str, Conni
             Some(inner) => take_bracketed(inner)?,
             None => split_before(rest, |c| matches!(c, ':' | '/' | '?' | ',')),
         };
+        // "@name" is an abstract socket; elsewhere it is the rest of a password.
+        if host.chars().skip(1).any(|c| c == '@') {
+            return Err(fault("\"@\" in a host name; in a user name or password it must be written %40"));
+        }
         hosts.push_str(host);
         if let Some(after) = rest.strip_prefix(':') {
             let port;
@@ -144,11 +152,11 @@ fn take_parameters(query: &str, options: &mut Options) -> Result<(), ConninfoErr
 
 /// A parameter's name where it is fit to be shown: known, or plainly a word (a stray `&` in a password is not).
 fn named(keyword: &str) -> String {
-    let plain = keyword.len() <= 40 && keyword.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let plain = keyword.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     match keywords::nearest(keyword) {
         Some(nearest) if nearest != keyword => format!("{keyword:?} (did you mean {nearest:?}?)"),
         Some(_) => format!("{keyword:?}"),
-        None if plain => format!("{keyword:?}"),
+        None if plain => redact::shown(keyword),
         None => "(not shown)".to_owned(),
     }
 }
@@ -242,6 +250,9 @@ mod tests {
             ("postgresql://u:hunter2%0@h", "hexadecimal"),
             ("postgresql://u:hunter2%00@h", "%00"),
             ("postgresql://u:hunter2/x@h/d", "%2F"),
+            ("postgresql://u/v:hunter2@h/d", "%2F"),
+            ("postgresql://u:x@hunter2@h/d", "%40"),
+            ("postgresql://u:@hunter2@h/d", "%40"),
             ("postgresql://u:hunter2@h/d?nope=1", "nope"),
             ("postgresql://u:hunter2@h/d?sslmod=1", "sslmode"),
             ("postgresql://h/d?password=a&Hunter2=1", "(not shown)"),

@@ -136,7 +136,7 @@ impl Attempt<'_> {
             let error = ConnectError::NotWanted { peer: self.peer.to_owned(), reason };
             return Err(Failure { error, then: Then::NextHost, other_way: false });
         }
-        Ok(Session::new(dialogue, facts, self.peer.to_owned(), self.address.clone()))
+        Ok(Session::new(dialogue, facts, self.peer.to_owned(), self.address.clone(), self.host))
     }
 
     async fn open(&self, way: Way) -> Result<Opened, Failure> {

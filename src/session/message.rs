@@ -206,4 +206,13 @@ mod tests {
         assert_eq!(error.message, "no\u{fffd}");
         assert_eq!(error.hint.as_deref(), Some("h"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes: Vec<u8>, tag in proptest::sample::select(b"RSKvZENDT".as_slice())) {
+            let length = u32::try_from(bytes.len() + 4).unwrap().to_be_bytes();
+            let _ = take_one(&[&[tag], &length[..], &bytes].concat());
+            let _ = take_one(&bytes);
+        }
+    }
 }

@@ -6,13 +6,14 @@
 //!
 //! In data-flow order: `mod` walks over the hosts, `attempt` over the ways of one address, `dial` opens the stream
 //! (`tls`, `verify`, `certificate`, `version1`), `startup` speaks the protocol (`message`, `auth`), `target` asks for the server's
-//! role, `sql` hands the session to `tokio-postgres`.
+//! role, `sql` hands the session to `tokio-postgres`, `cancel` stops a query.
 //!
 //! Where we differ from libpq, on purpose: a server that hangs up before it let us in counts as not reachable, so the
 //! next host is tried (libpq stops there); and name resolution counts into `connect_timeout`.
 
 mod attempt;
 mod auth;
+mod cancel;
 mod certificate;
 mod dial;
 mod error;
@@ -34,6 +35,7 @@ use rand::seq::SliceRandom;
 use crate::conninfo::{Conninfo, Endpoint, Host, LoadBalanceHosts};
 
 pub use auth::AuthError;
+pub use cancel::CancelHandle;
 pub use error::{ConnectError, ConnectErrorKind, ProtocolError, ServerError};
 pub use socket::Socket;
 pub use sql::SqlConnection;
@@ -60,13 +62,13 @@ pub struct Session {
     backend_pid: u32,
     cancel_key: Bytes,
     peer: String,
-    #[expect(dead_code, reason = "cancel requests go to the same address")]
     address: Address,
+    host_name: Option<String>,
     unread: BytesMut,
 }
 
 impl Session {
-    fn new(dialogue: Dialogue, facts: Facts, peer: String, address: Address) -> Self {
+    fn new(dialogue: Dialogue, facts: Facts, peer: String, address: Address, host: &Host) -> Self {
         Session {
             socket: dialogue.socket,
             parameters: facts.parameters,
@@ -74,6 +76,7 @@ impl Session {
             cancel_key: facts.cancel_key,
             peer,
             address,
+            host_name: host.name.clone(),
             unread: dialogue.buffer,
         }
     }
@@ -106,6 +109,12 @@ impl Session {
     #[must_use]
     pub fn cancel_key(&self) -> &[u8] {
         &self.cancel_key
+    }
+
+    /// What is needed to cancel the session's running query later, from anywhere.
+    #[must_use]
+    pub fn cancel_handle(&self, conninfo: &Conninfo) -> CancelHandle {
+        CancelHandle::new(self, conninfo)
     }
 
     /// Where we are connected to, for people: `db:5432 (10.0.0.7)` or the path of a socket.
