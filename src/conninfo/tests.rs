@@ -94,7 +94,7 @@ fn a_password_never_shows() {
     let given = parse("host=db password=hunter2 sslpassword=hunter2 oauth_client_secret=hunter2");
     let uri = parse("postgresql://u:hunter2@db");
     for conninfo in [from_env, given, uri] {
-        assert_eq!(conninfo.password().map(|p| p.expose_secret()), Some("hunter2"));
+        assert_eq!(conninfo.password().map(ExposeSecret::expose_secret), Some("hunter2"));
         assert!(!format!("{conninfo} {conninfo:?} {conninfo:#?}").contains("hunter2"));
     }
 }

@@ -67,10 +67,18 @@ impl Authority {
         })
     }
 
+    /// One that signs with another kind of key than P-256.
+    pub fn with_algorithm(name: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> Self {
+        Authority::with_key(Authority::params(name), KeyPair::generate_for(algorithm).unwrap())
+    }
+
     fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = Authority::params(name);
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
+        Authority::with_key(params, KeyPair::generate().unwrap())
+    }
+
+    fn with_key(params: CertificateParams, key: KeyPair) -> Self {
         let pem = params.self_signed(&key).unwrap().pem();
         Authority { key_pem: key.serialize_pem(), issuer: Issuer::new(params, key), pem }
     }

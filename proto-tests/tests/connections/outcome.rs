@@ -67,6 +67,7 @@ fn kind_of_message(stderr: &str) -> ConnectErrorKind {
         ("no PostgreSQL user name", ConnectErrorKind::Auth),
         ("channel binding required", ConnectErrorKind::Auth),
         ("channel binding is required", ConnectErrorKind::Auth),
+        ("could not find digest", ConnectErrorKind::Auth),
         ("requirepeer specifies", ConnectErrorKind::Auth),
         ("connection requires a valid client certificate", ConnectErrorKind::Auth),
         ("certificate authentication failed", ConnectErrorKind::Auth),

@@ -32,15 +32,29 @@ impl Comparison<'_> {
 }
 
 /// A certificate of version 1, without extensions: what the recipe in PostgreSQL's manual made for years.
-fn version_1(cluster: &Cluster, ca: &Authority, ca_key: &str, digest: &str) -> (String, String) {
-    let directory = cluster.file("v1/ca.crt", &ca.pem, 0o644).parent().unwrap().to_owned();
-    cluster.file("v1/ca.key", ca_key, 0o600);
-    let script = format!(
-        "openssl req -new -nodes -newkey rsa:2048 -subj /CN=localhost -keyout server.key -out server.csr 2>&1 && \
-         openssl x509 -req -in server.csr -days 30 {digest} -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt 2>&1"
-    );
-    let output = Command::new("sh").current_dir(&directory).args(["-c", &script]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+fn version_1(cluster: &Cluster) -> (String, String) {
+    let directory = cluster.file("v1/ca.crt", &cluster.ca.pem, 0o644).parent().unwrap().to_owned();
+    cluster.file("v1/ca.key", &cluster.ca.key_pem(), 0o600);
+    openssl(
+        &directory,
+        "openssl req -new -nodes -newkey rsa:2048 -subj /CN=localhost -keyout server.key -out server.csr && \
+         openssl x509 -req -in server.csr -days 30 -sha256 -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt",
+    )
+}
+
+/// A certificate that signed itself by RSA-PSS, where the hash stands in the parameters.
+fn rsa_pss(cluster: &Cluster) -> (String, String) {
+    let directory = cluster.file("pss/x", "", 0o644).parent().unwrap().to_owned();
+    openssl(
+        &directory,
+        "openssl req -x509 -nodes -newkey rsa:2048 -subj /CN=localhost -days 30 -sha384 \
+         -sigopt rsa_padding_mode:pss -keyout server.key -out server.crt",
+    )
+}
+
+fn openssl(directory: &Path, script: &str) -> (String, String) {
+    let output = Command::new("sh").current_dir(directory).args(["-c", script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
     (read("server.crt"), read("server.key"))
 }
@@ -66,7 +80,12 @@ async fn each_certificate_and_sslmode_ends_as_with_psql() {
     let middle_root = cluster.file("middle.crt", &middle_pem, 0o644);
     let chained = middle.sign("localhost", &["localhost"], true);
     let with_chain = (format!("{}{middle_pem}", chained.0), chained.1.clone());
-    let v1 = version_1(&cluster, &cluster.ca, &cluster.ca.key_pem(), "-sha256");
+    let p384 = Authority::with_algorithm("P-384 CA", &rcgen::PKCS_ECDSA_P384_SHA384);
+    let p384_root = cluster.file("p384.crt", &p384.pem, 0o644);
+    let ed25519 = Authority::with_algorithm("Ed25519 CA", &rcgen::PKCS_ED25519);
+    let ed25519_root = cluster.file("ed25519.crt", &ed25519.pem, 0o644);
+    let pss = rsa_pss(&cluster);
+    let pss_root = cluster.file("pss.crt", &pss.0, 0o644);
 
     let scenarios: Vec<(&str, (String, String), Vec<&PathBuf>)> = vec![
         (
@@ -95,7 +114,10 @@ async fn each_certificate_and_sslmode_ends_as_with_psql() {
         ("self-signed leaf", plain_self, vec![&plain_self_root, &own_ca]),
         ("intermediate sent", with_chain, vec![&own_ca, &middle_root]),
         ("intermediate not sent", chained, vec![&own_ca, &middle_root]),
-        ("version 1", v1, vec![&own_ca, &other_ca]),
+        ("version 1", version_1(&cluster), vec![&own_ca, &other_ca]),
+        ("sha384", p384.sign("localhost", &["localhost"], true), vec![&p384_root]),
+        ("rsa-pss", pss, vec![&pss_root]),
+        ("ed25519", ed25519.sign("localhost", &["localhost"], true), vec![&ed25519_root]),
     ];
     let mut comparison = Comparison { home: &home, differences: vec![], count: 0 };
     let nowhere = PathBuf::from("/nowhere.crt");
