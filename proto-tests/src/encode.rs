@@ -3,6 +3,8 @@
 //! In: what a message should say. Out: its payload. Written from the manual's "Logical Replication Message Formats",
 //! independently of the decoder. Nothing is checked: a test may ask for nonsense.
 
+use std::fmt::Display;
+
 /// A column's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cell {
@@ -14,8 +16,9 @@ pub enum Cell {
 
 impl Cell {
     #[must_use]
-    pub fn text(text: impl ToString) -> Self {
-        Cell::Text(text.to_string().into_bytes())
+    #[allow(clippy::needless_pass_by_value, reason = "numbers are passed as they are")]
+    pub fn text(text: impl Display) -> Self {
+        Cell::Text(format!("{text}").into_bytes())
     }
 }
 

@@ -17,7 +17,7 @@ fn orders(xid: Option<u32>) -> Vec<u8> {
     encode::relation(xid, ORDERS, "public", "orders", b'd', &columns)
 }
 
-fn row(id: impl ToString) -> Vec<Cell> {
+fn row(id: impl std::fmt::Display) -> Vec<Cell> {
     vec![Cell::text("a note"), Cell::text(id)]
 }
 

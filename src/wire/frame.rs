@@ -199,7 +199,7 @@ mod tests {
         for piece in bytes.chunks(step) {
             buffer.extend_from_slice(piece);
             let mut frames = scanner.scan(&buffer);
-            while let Some(frame) = frames.next() {
+            for frame in frames.by_ref() {
                 let frame = frame.unwrap();
                 seen.push((frame.tag, frame.body.to_vec(), frame.rest));
             }
