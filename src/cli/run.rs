@@ -146,7 +146,7 @@ fn reload(args: &RunArgs, running: &Running, log: &LogHandle, environment: &Envi
                         info!(%changes, "the configuration was reloaded");
                     }
                     Err(failure) => {
-                        error!(error = %failure, "the configuration was not reloaded; the old one goes on")
+                        error!(error = %failure, "the configuration was not reloaded; the old one goes on");
                     }
                 }
             }

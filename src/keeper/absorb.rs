@@ -19,10 +19,10 @@ impl Keeper {
     pub(super) fn take_in(&mut self, input: Input) -> bool {
         match input {
             Input::Stop => return true,
-            Input::Stream => self.from_stream(),
-            Input::Report(report) => self.from_publisher(*report),
+            Input::Stream => self.stream_news(),
+            Input::Report(report) => self.publisher_news(*report),
             Input::OwnTables(found) => {
-                self.from_tables(found);
+                self.table_news(found);
                 let outliers = self.settings().outliers;
                 self.own_tables.read_again_if_asked(&self.managed, outliers);
             }
@@ -37,7 +37,7 @@ impl Keeper {
         false
     }
 
-    fn from_stream(&mut self) {
+    fn stream_news(&mut self) {
         let taken = self.links.handover.take();
         self.links.registry.totals.rows.store(taken.rows, Ordering::Relaxed);
         self.refresh_wanted |= taken.unknown_tables;
@@ -76,7 +76,7 @@ impl Keeper {
         }
     }
 
-    fn from_publisher(&mut self, report: Report) {
+    fn publisher_news(&mut self, report: Report) {
         match report {
             Report::Coverage { coverage, publishes_truncate } => self.cover(&coverage, publishes_truncate),
             Report::MissingPublications(missing) => warn!(
@@ -92,7 +92,7 @@ impl Keeper {
                         .is_some_and(|managed| tag >= managed.epoch())
                 };
                 let found: Vec<_> = found.into_iter().filter(current).collect();
-                self.from_tables(found);
+                self.table_news(found);
             }
             Report::Lost { .. } => {}
         }
@@ -142,7 +142,7 @@ impl Keeper {
         }
     }
 
-    fn from_tables(&mut self, found: Vec<(Oid, Option<i64>, Option<i64>)>) {
+    fn table_news(&mut self, found: Vec<(Oid, Option<i64>, Option<i64>)>) {
         let outliers = self.settings().outliers;
         for (oid, within, beyond) in found {
             let Some(slot) = self.by_oid.get(&oid).copied() else { continue };

@@ -28,6 +28,15 @@ const VERIFY_BATCH: usize = 1000;
 /// A round of work ends here even if a long walk is not at its end: others must have their turn.
 const ROUNDS_MAX: usize = 50;
 
+/// What is to be done now, by dense index.
+#[derive(Default)]
+struct Due {
+    /// The `last_value` to reach.
+    steps: Vec<(u32, i64)>,
+    /// For CYCLE sequences, the publisher's state.
+    follows: Vec<(u32, State)>,
+}
+
 impl Keeper {
     /// Reads where every sequence stands.
     pub(super) async fn read_all(&mut self, client: &Client, advancer: &Advancer) -> Result<(), SqlError> {
@@ -154,7 +163,7 @@ impl Keeper {
         self.announce();
         for _ in 0..ROUNDS_MAX {
             let begun = Instant::now();
-            let (steps, follows) = self.due();
+            let Due { steps, follows } = self.due();
             if steps.is_empty() && follows.is_empty() {
                 break;
             }
@@ -178,7 +187,7 @@ impl Keeper {
     }
 
     /// What is to be done for the sequences about which something changed.
-    fn due(&mut self) -> (Vec<(u32, i64)>, Vec<(u32, State)>) {
+    fn due(&mut self) -> Due {
         let lead = self.links.settings.borrow().lead;
         let (now, clock) = (Instant::now(), self.born.elapsed());
         let (mut steps, mut follows) = (Vec::new(), Vec::new());
@@ -197,7 +206,7 @@ impl Keeper {
                 self.links.registry.put(managed.status(&self.role));
             }
         }
-        (steps, follows)
+        Due { steps, follows }
     }
 
     async fn advance(

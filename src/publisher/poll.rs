@@ -143,7 +143,7 @@ impl Poller {
             wanted = tokio::select! {
                 () = sleep_until(next) => {
                     polls = polls.wrapping_add(1);
-                    if polls % POLLS_PER_FULL_POLL == 0 {
+                    if polls.is_multiple_of(POLLS_PER_FULL_POLL) {
                         self.compare(&mut look, &catalog).await?;
                         Wanted::AllValues
                     } else {

@@ -212,7 +212,7 @@ fn consume(
     let mut progress = *shared.progress.borrow();
     let mut end = None;
     let mut frames = scanner.scan(buffer);
-    while let Some(frame) = frames.next() {
+    for frame in frames.by_ref() {
         let frame = frame?;
         match Backend::parse(frame)? {
             Backend::CopyData(body) => match Replication::parse(body)? {
