@@ -30,7 +30,9 @@ pub enum Endpoint {
 pub struct Host {
     /// `host` as given: what certificates and password files are matched against.
     pub name: Option<String>,
+    /// Where it leads.
     pub endpoint: Endpoint,
+    /// The port, which is part of a socket's file name too.
     pub port: u16,
 }
 

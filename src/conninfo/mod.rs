@@ -5,7 +5,8 @@
 //! file, environment variable, default. Passwords are kept as secrets: no `Debug`, `Display` or error shows one.
 //!
 //! Where we are stricter than libpq, on purpose:
-//! - a setting that we cannot honour and that makes a connection safer (`gssencmode=require`, `sslcrl`, …) is an error;
+//! - a setting that we cannot honour and that makes a connection safer (`gssencmode=require`, …) is an error, and so is
+//!   a revocation list that was named and cannot be read;
 //! - a database name or host that must be a misplaced password (`user:secret@host` without `postgresql://`) is refused;
 //! - every port and number is checked at once, not when its host is tried.
 //!
@@ -69,9 +70,13 @@ pub struct Conninfo {
 /// TCP keepalive settings; an absent one leaves the system's default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
+    /// Whether keepalives are sent at all.
     pub enabled: bool,
+    /// Silence before the first one.
     pub idle: Option<Duration>,
+    /// Time between them.
     pub interval: Option<Duration>,
+    /// How many may go unanswered.
     pub count: Option<u32>,
     /// How long sent data may stay unacknowledged.
     pub user_timeout: Option<Duration>,
@@ -86,21 +91,43 @@ pub enum RootCertificates {
     System,
 }
 
+/// Where certificate revocation lists are read from; every certificate of a verified chain must then be on good standing
+/// by the list of its issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevocationLists {
+    /// `~/.postgresql/root.crl`, if it exists. `None` without a home.
+    Default(Option<PathBuf>),
+    /// `sslcrl` and `sslcrldir`; what is named must be there.
+    Named {
+        /// `sslcrl`.
+        file: Option<PathBuf>,
+        /// `sslcrldir`: every file in it is read.
+        directory: Option<PathBuf>,
+    },
+}
+
 /// All that concerns TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
+    /// Whether TLS is used and how the server is verified.
     pub mode: SslMode,
+    /// How TLS begins.
     pub negotiation: SslNegotiation,
+    /// What certificate chains must lead to.
     pub roots: RootCertificates,
-    /// A revocation list that libpq would use if it exists.
-    pub default_revocation_list: Option<PathBuf>,
+    /// Lists of certificates that are not to be trusted any more.
+    pub revocation: RevocationLists,
+    /// Whether a client certificate may or must be sent.
     pub certificate_mode: SslCertMode,
-    /// The client's certificate and key; a certificate file that does not exist means without.
+    /// The client's certificate; a file that does not exist means without.
     pub certificate: Option<PathBuf>,
+    /// The key of the client's certificate.
     pub key: Option<PathBuf>,
     /// Whether the server is told the host name in the handshake.
     pub send_host_name: bool,
+    /// The oldest version of TLS.
     pub version_min: Option<TlsVersion>,
+    /// The newest version of TLS.
     pub version_max: Option<TlsVersion>,
 }
 

@@ -61,7 +61,9 @@ choices! {
 choices! {
     /// How TLS begins: after an SSLRequest, or at once (PostgreSQL 17).
     SslNegotiation for "sslnegotiation" {
+        /// After asking the server.
         Postgres = "postgres",
+        /// At once.
         Direct = "direct",
     }
 }
@@ -129,9 +131,13 @@ choices! {
 /// A version of TLS, as far as the bounds of connection strings know them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
+    /// TLS 1.0, which we do not speak.
     V1_0,
+    /// TLS 1.1, which we do not speak.
     V1_1,
+    /// TLS 1.2.
     V1_2,
+    /// TLS 1.3.
     V1_3,
 }
 

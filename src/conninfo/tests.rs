@@ -64,8 +64,6 @@ fn newer_settings_are_understood() {
 fn what_cannot_be_honoured_is_refused() {
     for (text, part) in [
         ("gssencmode=require", "GSSAPI"),
-        ("sslcrl=/x", "revocation"),
-        ("sslcrldir=/x", "revocation"),
         ("sslkeylogfile=/x", "never written"),
         ("scram_client_key=AAAA", "password"),
         ("min_protocol_version=3.2", "3.0"),

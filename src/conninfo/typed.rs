@@ -16,7 +16,7 @@ use super::settings::{
     ChannelBinding, GssEncMode, LoadBalanceHosts, RequireAuth, SslCertMode, SslMode, SslNegotiation,
     TargetSessionAttrs, TlsVersion,
 };
-use super::{Conninfo, Keepalive, RootCertificates, TlsSettings};
+use super::{Conninfo, Keepalive, RevocationLists, RootCertificates, TlsSettings};
 
 /// libpq gives every address at least this long, so that a rounded-down second does not make it fail at once.
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
@@ -79,11 +79,6 @@ fn refuse_unsupported(options: &Options) -> Result<(), ConninfoError> {
     let refuse = |setting: String, reason| Err(ConninfoError::Unsupported { setting, reason });
     if choice(options, "gssencmode", GssEncMode::parse, GssEncMode::Prefer)? == GssEncMode::Require {
         return refuse("gssencmode=require".to_owned(), "there is no GSSAPI encryption; use TLS");
-    }
-    for keyword in ["sslcrl", "sslcrldir"] {
-        if options.filled(keyword).is_some() {
-            return refuse(keyword.to_owned(), "certificate revocation lists are not checked");
-        }
     }
     for keyword in ["scram_client_key", "scram_server_key"] {
         if options.filled(keyword).is_some() {
@@ -154,6 +149,7 @@ fn tls(options: &Options, env: &Environment) -> Result<TlsSettings, ConninfoErro
     let file = |keyword: &str, default: &str| {
         options.filled(keyword).map(PathBuf::from).or_else(|| in_home(default))
     };
+    let named = |keyword: &str| options.filled(keyword).map(PathBuf::from);
     let system = options.get("sslrootcert") == Some("system");
     // The system's many authorities say who signs anything at all, so only a verified name means something.
     let mode_default = if system { SslMode::VerifyFull } else { SslMode::Prefer };
@@ -198,7 +194,10 @@ fn tls(options: &Options, env: &Environment) -> Result<TlsSettings, ConninfoErro
         } else {
             RootCertificates::File(file("sslrootcert", "root.crt"))
         },
-        default_revocation_list: in_home("root.crl"),
+        revocation: match (named("sslcrl"), named("sslcrldir")) {
+            (None, None) => RevocationLists::Default(in_home("root.crl")),
+            (file, directory) => RevocationLists::Named { file, directory },
+        },
         certificate_mode,
         certificate: file("sslcert", "postgresql.crt"),
         key: file("sslkey", "postgresql.key"),

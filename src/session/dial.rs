@@ -4,8 +4,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,21 +57,24 @@ pub(super) async fn open_tcp(address: SocketAddr, keepalive: Keepalive) -> io::R
         options.set_keepalive(true)?;
         options.set_tcp_keepalive(&settings)?;
     }
+    #[cfg(target_os = "linux")]
     if keepalive.user_timeout.is_some() {
         options.set_tcp_user_timeout(keepalive.user_timeout)?;
     }
     socket.connect(address).await
 }
 
-/// Connects to a socket file, or to an abstract socket (`@name`).
+/// Connects to a socket file, or to an abstract socket (`@name`, Linux).
 pub(super) async fn open_unix(path: &Path) -> io::Result<UnixStream> {
-    let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"@") else {
-        return UnixStream::connect(path).await;
-    };
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+    #[cfg(target_os = "linux")]
+    if let Some(name) = path.as_os_str().as_encoded_bytes().strip_prefix(b"@") {
+        use std::os::linux::net::SocketAddrExt;
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+        stream.set_nonblocking(true)?;
+        return UnixStream::from_std(stream);
+    }
+    UnixStream::connect(path).await
 }
 
 /// Asks for TLS and does the handshake. `demanded` turns a server's "no" into an error.

@@ -149,9 +149,13 @@ impl ConnectError {
 pub struct ServerError {
     /// `FATAL`, `ERROR`, … untranslated where the server says so (9.6 and later).
     pub severity: String,
+    /// Five characters (manual, appendix A).
     pub sqlstate: String,
+    /// In the server's language.
     pub message: String,
+    /// More about what happened.
     pub detail: Option<String>,
+    /// What to do about it.
     pub hint: Option<String>,
 }
 

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 
-use crate::conninfo::{RootCertificates, SslCertMode, SslMode, TlsSettings, TlsVersion};
+use crate::conninfo::{RevocationLists, RootCertificates, SslCertMode, SslMode, TlsSettings, TlsVersion};
 
 use super::verify::{Roots, Verifier};
 
@@ -41,7 +41,7 @@ pub(super) fn setup(settings: &TlsSettings, host: Option<&str>) -> Result<Setup,
         None
     };
     let certificate = Arc::new(read_client_certificate(settings, &provider)?);
-    let verifier = Verifier::new(roots, check_host, provider.signature_verification_algorithms);
+    let verifier = Verifier::new(roots, check_host, provider.clone());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions(settings))
         .map_err(|e| format!("no usable TLS version: {e}"))?
@@ -80,7 +80,12 @@ fn read_roots(settings: &TlsSettings) -> Result<Option<Roots>, String> {
             if found.certs.is_empty() {
                 return Err("sslrootcert=system, but the system has no root certificates".to_owned());
             }
-            return Ok(Some(Roots::system(found.certs)));
+            let lists = match &settings.revocation {
+                // The user's default list belongs to the user's default roots.
+                RevocationLists::Default(_) => Vec::new(),
+                named @ RevocationLists::Named { .. } => read_revocation_lists(named)?,
+            };
+            return Ok(Some(Roots::system(found.certs, lists)));
         }
         RootCertificates::File(path) => path.as_deref(),
     };
@@ -109,14 +114,42 @@ fn read_roots(settings: &TlsSettings) -> Result<Option<Roots>, String> {
             return Err(format!("could not read root certificate file {}: {error}", path.display()));
         }
     };
-    if let Some(list) = settings.default_revocation_list.as_deref().filter(|list| list.exists()) {
-        return Err(format!(
-            "{} exists, but certificate revocation lists are not supported; move it away to connect without",
-            list.display()
-        ));
-    }
     let certificates = read_certificates(&pem, path, "root certificate file")?;
-    Ok(Some(Roots::file(certificates)))
+    Ok(Some(Roots::file(certificates, read_revocation_lists(&settings.revocation)?)))
+}
+
+fn read_revocation_lists(
+    lists: &RevocationLists,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let (file, directory) = match lists {
+        RevocationLists::Default(path) => (path.as_deref().filter(|path| path.exists()), None),
+        RevocationLists::Named { file, directory } => (file.as_deref(), directory.as_deref()),
+    };
+    let failed = |path: &Path, error: &dyn std::fmt::Display| {
+        format!("could not read certificate revocation list {}: {error}", path.display())
+    };
+    let read = |path: &Path| -> Result<Vec<_>, String> {
+        let pem = std::fs::read(path).map_err(|e| failed(path, &e))?;
+        CertificateRevocationListDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|e| failed(path, &e))
+    };
+    let mut found = file.map_or(Ok(Vec::new()), read)?;
+    if let Some(path) = file.filter(|_| found.is_empty()) {
+        return Err(failed(path, &"there is none in it"));
+    }
+    if let Some(directory) = directory {
+        for entry in std::fs::read_dir(directory).map_err(|e| failed(directory, &e))? {
+            let path = entry.map_err(|e| failed(directory, &e))?.path();
+            if path.is_file() {
+                found.extend(read(&path)?);
+            }
+        }
+        if found.is_empty() {
+            return Err(failed(directory, &"there is none in it"));
+        }
+    }
+    Ok(found)
 }
 
 fn read_certificates(pem: &[u8], path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {

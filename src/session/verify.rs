@@ -3,13 +3,15 @@
 //! Goes in: the chain that the server shows. Comes out: a yes or the reason why not. Without roots the certificate is not
 //! looked at (`sslmode=require` without a root file), but the handshake must still be signed by its key.
 
+use std::sync::Arc;
+
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{
-    WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
     verify_tls13_signature_with_raw_key,
 };
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
@@ -23,15 +25,19 @@ pub(super) struct Roots {
     /// From a file of the user, whose certificates are checked as OpenSSL checks them: they must be authorities and
     /// must not be expired, and a self-signed server certificate in the file is trusted itself.
     strict: bool,
+    /// Not empty: each certificate of the chain must be covered by one of these and not be on it.
+    revocation: Lists,
 }
 
+type Lists = Vec<CertificateRevocationListDer<'static>>;
+
 impl Roots {
-    pub(super) fn file(certificates: Vec<CertificateDer<'static>>) -> Self {
-        Roots { certificates, strict: true }
+    pub(super) fn file(certificates: Vec<CertificateDer<'static>>, revocation: Lists) -> Self {
+        Roots { certificates, strict: true, revocation }
     }
 
-    pub(super) fn system(certificates: Vec<CertificateDer<'static>>) -> Self {
-        Roots { certificates, strict: false }
+    pub(super) fn system(certificates: Vec<CertificateDer<'static>>, revocation: Lists) -> Self {
+        Roots { certificates, strict: false, revocation }
     }
 }
 
@@ -41,16 +47,13 @@ pub(super) struct Verifier {
     roots: Option<Roots>,
     host: Option<String>,
     algorithms: WebPkiSupportedAlgorithms,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
     /// `host` is checked against the certificate's names where it is given (verify-full).
-    pub(super) fn new(
-        roots: Option<Roots>,
-        host: Option<String>,
-        algorithms: WebPkiSupportedAlgorithms,
-    ) -> Self {
-        Verifier { roots, host, algorithms }
+    pub(super) fn new(roots: Option<Roots>, host: Option<String>, provider: Arc<CryptoProvider>) -> Self {
+        Verifier { roots, host, algorithms: provider.signature_verification_algorithms, provider }
     }
 
     fn check_chain(
@@ -60,7 +63,12 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), String> {
-        if roots.strict && roots.certificates.iter().any(|root| root == leaf) && is_self_issued(leaf) {
+        let trusted_itself =
+            roots.strict && roots.certificates.iter().any(|root| root == leaf) && is_self_issued(leaf);
+        if !roots.revocation.is_empty() && (trusted_itself || version1::is_old(leaf)) {
+            return Err("certificate verify failed: a self-signed or version 1 certificate cannot be checked against a certificate revocation list".to_owned());
+        }
+        if trusted_itself {
             return check_dates(leaf, now, "the server certificate");
         }
         let (anchors, others): (Vec<_>, Vec<_>) =
@@ -77,9 +85,13 @@ impl Verifier {
             store.add_parsable_certificates(anchors.into_iter().cloned());
             // Like OpenSSL: what is in the file and is no root may still be a link of the chain.
             let links: Vec<_> = intermediates.iter().chain(others).cloned().collect();
-            ParsedCertificate::try_from(leaf).and_then(|leaf| {
-                verify_server_cert_signed_by_trust_anchor(&leaf, &store, &links, now, self.algorithms.all)
-            })
+            if roots.revocation.is_empty() {
+                ParsedCertificate::try_from(leaf).and_then(|leaf| {
+                    verify_server_cert_signed_by_trust_anchor(&leaf, &store, &links, now, self.algorithms.all)
+                })
+            } else {
+                self.check_with_lists(store, &roots.revocation, leaf, &links, now)
+            }
         };
         result.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) if !expired.is_empty() => {
@@ -89,6 +101,33 @@ impl Verifier {
             Error::InvalidCertificate(error) => format!("certificate verify failed: {error}"),
             error => format!("certificate verify failed: {error}"),
         })
+    }
+}
+
+impl Verifier {
+    /// rustls checks revocation only together with the host name, and the name last: an error about the name alone means
+    /// that the chain is good.
+    fn check_with_lists(
+        &self,
+        store: RootCertStore,
+        lists: &Lists,
+        leaf: &CertificateDer<'_>,
+        links: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), self.provider.clone())
+            .with_crls(lists.iter().cloned())
+            .enforce_revocation_expiration()
+            .build()
+            .map_err(|error| refuse(error.to_string()))?;
+        let no_name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+        match verifier.verify_server_cert(leaf, links, &no_name, &[], now) {
+            Ok(_)
+            | Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -47,6 +47,9 @@ pub struct Cluster {
     pub ca: Authority,
 }
 
+/// The serial number of every certificate that an [`Authority`] signs.
+pub const SERIAL: u64 = 4711;
+
 /// A certificate authority that signs whatever is asked of it.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -107,6 +110,25 @@ impl Authority {
         (authority, pem)
     }
 
+    /// A revocation list with these serial numbers on it.
+    pub fn revoke(&self, serials: &[u64], valid: bool) -> String {
+        let revoked_certs = serials.iter().map(|serial| rcgen::RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(if valid { 4000 } else { 2021 }, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
     /// A certificate that signed itself and is no authority.
     pub fn self_signed_leaf(&self, common_name: &str, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -130,6 +152,7 @@ impl Authority {
         key: &KeyPair,
     ) -> (String, String) {
         let mut params = CertificateParams::new(vec![]).unwrap();
+        params.serial_number = Some(SERIAL.into());
         params.distinguished_name = rcgen::DistinguishedName::new();
         if !common_name.is_empty() {
             params.distinguished_name.push(DnType::CommonName, common_name);

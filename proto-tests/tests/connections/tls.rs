@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cluster::{Authority, Cluster};
+use crate::cluster::{Authority, Cluster, SERIAL};
 use crate::outcome::{self, Input};
 
 struct Comparison<'a> {
@@ -175,6 +175,40 @@ async fn each_certificate_and_sslmode_ends_as_with_psql() {
         }
     }
     comparison.finish();
+}
+
+#[tokio::test]
+async fn revoked_certificates_are_refused_as_by_psql() {
+    let cluster = Cluster::start();
+    let port = cluster.port;
+    let home = cluster.file("home/x", "", 0o644).parent().unwrap().to_owned();
+    let root = cluster.file("ca.crt", &cluster.ca.pem, 0o644).display().to_string();
+    let list = |name: &str, serials: &[u64], valid| {
+        cluster.file(name, &cluster.ca.revoke(serials, valid), 0o644).display().to_string()
+    };
+    let revoked = list("revoked.crl", &[SERIAL], true);
+    let others = list("others.crl", &[SERIAL + 1], true);
+    let expired = list("expired.crl", &[], false);
+    let foreign = Authority::new("Other CA").revoke(&[], true);
+    let foreign = cluster.file("foreign.crl", &foreign, 0o644).display().to_string();
+    let mut comparison = Comparison { home: &home, differences: vec![], count: 0 };
+    let text = format!("host=localhost port={port} user=u_trust dbname=shop sslrootcert={root}");
+    for mode in ["prefer", "require", "verify-ca", "verify-full"] {
+        for list in [&revoked, &others, &expired, &foreign] {
+            comparison.run("list", &format!("{text} sslmode={mode} sslcrl={list}")).await;
+        }
+    }
+    for (list, mode) in [(&others, "verify-full"), (&revoked, "verify-full"), (&revoked, "require")] {
+        cluster.file("home/.postgresql/root.crl", &std::fs::read_to_string(list).unwrap(), 0o644);
+        comparison.run("default list", &format!("{text} sslmode={mode}")).await;
+    }
+    let chosen = format!("{text} sslmode=verify-ca sslcrl={others}");
+    comparison.run("chosen instead of the default list", &chosen).await;
+    comparison.finish();
+    // A list that was named and is not there: psql goes on without.
+    let input =
+        Input { text: format!("{text} sslmode=verify-ca sslcrl=/nowhere"), variables: vec![], home: &home };
+    assert_eq!(outcome::from_us(&input).await.0, "refused: Tls");
 }
 
 #[tokio::test]
