@@ -34,16 +34,20 @@ struct Stream {
     largest: i64,
 }
 
-/// Rows whose messages have about `message_bytes` on the wire, in some `total_bytes`.
-fn stream(columns: usize, message_bytes: usize, total_bytes: usize) -> Stream {
+/// Rows of tables in turn whose messages have about `message_bytes` on the wire, in some `total_bytes`.
+fn stream(tables: u32, columns: usize, message_bytes: usize, total_bytes: usize) -> Stream {
     let mut described = vec![ColumnSpec::new("id", type_oid::INT8)];
     described.extend((1..columns).map(|n| ColumnSpec::new(&format!("c{n}"), type_oid::TEXT)));
-    let preamble =
-        vec![encode::begin(1, 0, 7), encode::relation(None, RELATION, "public", "orders", b'd', &described)];
+    let preamble = std::iter::once(encode::begin(1, 0, 7))
+        .chain(
+            (0..tables).map(|n| encode::relation(None, RELATION + n, "public", "orders", b'd', &described)),
+        )
+        .collect();
     let row = |id: i64, filler: usize| {
+        let table = u32::try_from(id).unwrap_or(0) % tables;
         let mut cells = vec![Cell::text(id)];
         cells.extend((1..columns).map(|_| Cell::Text(vec![b'x'; filler])));
-        encode::copy_data(1, &encode::insert(None, RELATION, &cells))
+        encode::copy_data(1, &encode::insert(None, RELATION + table, &cells))
     };
     let bare = row(5_000_000, 0).len();
     let filler = message_bytes.saturating_sub(bare) / (columns - 1);
@@ -158,10 +162,13 @@ fn memory_sum(bytes: &[u8]) -> u64 {
 }
 
 fn decode(c: &mut Criterion) {
-    for (name, columns, message_bytes, total_bytes) in
-        [("174 B", 6, 174, 256 << 20), ("927 B", 24, 927, 256 << 20), ("174 B in cache", 6, 174, 64 << 10)]
-    {
-        let stream = stream(columns, message_bytes, total_bytes);
+    for (name, tables, columns, message_bytes, total_bytes) in [
+        ("174 B", 1, 6, 174, 256 << 20),
+        ("927 B", 1, 24, 927, 256 << 20),
+        ("174 B in cache", 1, 6, 174, 64 << 10),
+        ("174 B of 4 tables in turn", 4, 6, 174, 256 << 20),
+    ] {
+        let stream = stream(tables, columns, message_bytes, total_bytes);
         let shared = bytes::Bytes::from(stream.bytes.clone());
         assert_eq!(Ours::new(&stream).run(&stream.bytes), stream.largest);
         assert_eq!(walstream(&stream, &shared), stream.largest);

@@ -119,7 +119,8 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn compare(relation: u32, row: &Tuple<'_>, columns: &HashMap<u32, u16>, sink: &Ids) {
-    if columns.contains_key(&relation) {
+    // Rows of a relation without tracked columns are not counted.
+    if columns.get(&relation) == Some(&row.columns()) {
         // The tap reads more than the simple code does (12.00), never less or other.
         for id in plain(relation, row) {
             assert!(sink.seen.contains(&id), "{id:?} is missing in {:?}", sink.seen);

@@ -28,8 +28,7 @@ pub struct Tap {
     place: Place,
     relations: Relations,
     described: Described,
-    /// How the next row begins if it is like the last one.
-    expected: Option<Expected>,
+    expected: Expected,
 }
 
 impl Tap {
@@ -47,7 +46,7 @@ impl Tap {
             place: Place::Idle,
             relations: Relations::new(limits),
             described: Described::default(),
-            expected: None,
+            expected: Expected::default(),
         }
     }
 
@@ -56,12 +55,12 @@ impl Tap {
         self.place = Place::Idle;
         self.relations.clear();
         self.described.clear();
-        self.expected = None;
+        self.expected.clear();
     }
 
     /// The catalog changed: asks the sink again about every relation described so far.
     pub fn retrack<S: Sink>(&mut self, sink: &mut S) {
-        self.expected = None;
+        self.expected.clear();
         self.relations.retrack(sink);
     }
 
@@ -99,9 +98,7 @@ impl Tap {
         rest: usize,
         sink: &mut S,
     ) -> Result<(), DecodeError> {
-        if let Some(expected) = &self.expected
-            && expected.take(payload, sink)
-        {
+        if self.place != Place::Idle && self.expected.take(payload, self.in_stream(), sink) {
             return Ok(());
         }
         match payload.first() {
@@ -126,10 +123,14 @@ impl Tap {
         if matches!(entry.plan, Plan::Skip) {
             return Ok(());
         }
-        let expected = Expected::after(payload, r, &entry.plan);
         Row { entry, kind, rest }.walk(r, &mut Report { sink, described: &mut self.described })?;
-        self.expected = expected;
+        self.expected.remember(payload, r.offset(), matches!(self.place, Place::Stream { .. }), &entry.plan);
         Ok(())
+    }
+
+    #[inline]
+    fn in_stream(&self) -> bool {
+        matches!(self.place, Place::Stream { .. })
     }
 
     /// A Delete carries no id that was not seen before.
@@ -141,9 +142,8 @@ impl Tap {
     /// Everything that is not a row.
     #[inline(never)]
     fn control<S: Sink>(&mut self, payload: &[u8], rest: usize, sink: &mut S) -> Result<(), DecodeError> {
-        self.expected = None;
-        let in_stream = matches!(self.place, Place::Stream { .. });
-        let context = Context { version: self.version, streaming: self.streaming, in_stream };
+        let context =
+            Context { version: self.version, streaming: self.streaming, in_stream: self.in_stream() };
         let message = Message::decode_cut(payload, rest, &context)?;
         match message {
             Message::Begin(begin) => {
@@ -161,6 +161,7 @@ impl Tap {
                 self.inside("Relation")?;
                 if self.relations.note(&relation, sink)? {
                     self.described.clear();
+                    self.expected.clear();
                 }
             }
             Message::Type(_) => self.inside("Type")?,
