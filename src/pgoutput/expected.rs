@@ -47,7 +47,7 @@ impl Expected {
 /// A few beginnings, each at the place that its relation's oid gives it, so that rows of tables which take turns do
 /// not push each other out.
 #[derive(Debug)]
-struct Beginnings<const N: usize>([Option<Beginning<N>>; 8]);
+struct Beginnings<const N: usize>([Beginning<N>; 8]);
 
 /// That of an Insert, or Update without an old row, of a relation with one tracked column.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,15 @@ struct Beginning<const N: usize> {
 
 impl<const N: usize> Default for Beginnings<N> {
     fn default() -> Self {
-        Beginnings([None; 8])
+        // An empty place holds bytes that belong to the next one, so no row found here can equal them.
+        let nowhere = Beginning { bytes: [0; N], column: 0, slot: 0 };
+        let mut places = [nowhere; 8];
+        for (next, place) in [1, 2, 3, 4, 5, 6, 7, 0].into_iter().zip(&mut places) {
+            if let [.., oid, _, _, _] = place.bytes.as_mut_slice() {
+                *oid = next;
+            }
+        }
+        Beginnings(places)
     }
 }
 
@@ -74,7 +82,7 @@ impl<const N: usize> Beginnings<N> {
     #[inline]
     fn take<S: Sink>(&self, payload: &[u8], sink: &mut S) -> bool {
         let Some((bytes, row)) = payload.split_first_chunk::<N>() else { return false };
-        let Some(Some(expected)) = self.0.get(Self::place(bytes)) else { return false };
+        let Some(expected) = self.0.get(Self::place(bytes)) else { return false };
         if expected.bytes != *bytes {
             return false;
         }
@@ -95,7 +103,24 @@ impl<const N: usize> Beginnings<N> {
         if let Some(bytes) = payload.first_chunk::<N>()
             && let Some(place) = self.0.get_mut(Self::place(bytes))
         {
-            *place = Some(Beginning { bytes: *bytes, column, slot });
+            *place = Beginning { bytes: *bytes, column, slot };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_place_is_never_what_a_row_begins_with() {
+        let empty = Beginnings::<8>::default();
+        for (at, place) in empty.0.iter().enumerate() {
+            assert_ne!(Beginnings::<8>::place(&place.bytes), at);
+        }
+        let empty = Beginnings::<12>::default();
+        for (at, place) in empty.0.iter().enumerate() {
+            assert_ne!(Beginnings::<12>::place(&place.bytes), at);
         }
     }
 }
