@@ -4,6 +4,7 @@
 //! time, for the keeper. A mark is a maximum, so the latest wins and memory is bounded by the number of sequences;
 //! the stream never waits for the subscriber.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -41,8 +42,9 @@ struct Inner {
     up_to: Lsn,
     rows: u64,
     unknown_tables: bool,
-    /// New limits for the stream, by dense index.
-    limits: Vec<(u32, i64)>,
+    /// The limits of all sequences, and which of them the stream has not taken yet.
+    limits: HashMap<u32, i64>,
+    new_limits: BTreeSet<u32>,
 }
 
 /// Shared by the stream task and the keeper.
@@ -114,19 +116,25 @@ impl Handover {
         self.changed.notified().await;
     }
 
-    /// A new connection may begin at an earlier position than the last one had reached.
-    pub fn rewind(&self) {
-        self.lock().up_to = Lsn::ZERO;
-    }
-
     /// The keeper tells the stream from where on an id of `slot` is an outlier.
     pub fn limit(&self, slot: u32, limit: i64) {
-        self.lock().limits.push((slot, limit));
+        let mut inner = self.lock();
+        inner.limits.insert(slot, limit);
+        inner.new_limits.insert(slot);
     }
 
-    /// The stream takes the new limits.
+    /// The stream takes the limits that are new to it.
     pub fn take_limits(&self) -> Vec<(u32, i64)> {
-        std::mem::take(&mut self.lock().limits)
+        let mut inner = self.lock();
+        let new = std::mem::take(&mut inner.new_limits);
+        new.into_iter().filter_map(|slot| Some((slot, *inner.limits.get(&slot)?))).collect()
+    }
+
+    /// A new stream knows no limits yet: it takes them all.
+    pub fn all_limits(&self) -> Vec<(u32, i64)> {
+        let mut inner = self.lock();
+        inner.new_limits.clear();
+        inner.limits.iter().map(|(slot, limit)| (*slot, *limit)).collect()
     }
 }
 
@@ -157,6 +165,21 @@ mod tests {
         assert_eq!(taken.seen, [(3, seen(5)), (1, seen(-7))]);
         assert_eq!((taken.up_to, taken.rows), (Lsn(20), 3));
         assert!(handover.take().seen.is_empty());
+    }
+
+    #[test]
+    fn a_new_stream_learns_every_limit_and_a_running_one_the_new_ones() {
+        let handover = Handover::default();
+        handover.limit(1, 10);
+        handover.limit(2, 20);
+        handover.limit(1, 11);
+        assert_eq!(handover.take_limits(), [(1, 11), (2, 20)]);
+        handover.limit(2, 21);
+        assert_eq!(handover.take_limits(), [(2, 21)]);
+        let mut all = handover.all_limits();
+        all.sort_unstable();
+        assert_eq!(all, [(1, 11), (2, 21)]);
+        assert!(handover.take_limits().is_empty());
     }
 
     #[test]

@@ -97,6 +97,15 @@ impl Observer {
         self.restarts.clear();
     }
 
+    /// From where on ids are kept apart, by dense index.
+    pub fn limit(&mut self, limits: &[(u32, i64)]) {
+        for (slot, limit) in limits {
+            if let Some(mark) = self.marks.get_mut(*slot as usize) {
+                mark.limit = limit ^ mark.flip;
+            }
+        }
+    }
+
     /// A new connection begins between transactions; what was open before will be sent again.
     pub fn connection_lost(&mut self) {
         self.in_transaction = false;
@@ -126,11 +135,7 @@ impl Observer {
 
     /// Hands over what changed since the last call, and takes the keeper's new limits.
     pub fn give(&mut self, handover: &Handover) {
-        for (slot, limit) in handover.take_limits() {
-            if let Some(mark) = self.marks.get_mut(slot as usize) {
-                mark.limit = limit ^ mark.flip;
-            }
-        }
+        self.limit(&handover.take_limits());
         let marks = &mut self.marks;
         let seen = self.dirty.drain(..).filter_map(|slot| {
             let mark = marks.get_mut(slot as usize)?;

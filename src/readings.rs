@@ -2,7 +2,8 @@
 //!
 //! In: sequences of a [`Catalog`](crate::catalog::Catalog). Out: a [`Reading`] each. One sequence that is locked,
 //! dropped or not granted never spoils the others: a batch that fails is halved until the culprit stands alone.
-//! `pg_sequence_last_value` says nothing of a sequence that was never called, so such a one is read directly.
+//! `pg_sequence_last_value` says nothing of a sequence that was never called, so such a one is read directly; so are
+//! all of a standby, where it cannot take its lock.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -68,6 +69,7 @@ pub fn trouble(error: &Error) -> Option<Trouble> {
 #[derive(Clone)]
 pub struct Reader {
     last_values: Statement,
+    in_recovery: bool,
 }
 
 impl std::fmt::Debug for Reader {
@@ -87,7 +89,8 @@ impl Reader {
                 &[Type::OID_ARRAY],
             )
             .await?;
-        Ok(Reader { last_values })
+        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
+        Ok(Reader { last_values, in_recovery: row.try_get(0)? })
     }
 
     /// Reads every one of `sequences`, in their order. Not for use inside a transaction block: the first refusal
@@ -129,6 +132,9 @@ impl Reader {
         client: &Client,
         sequences: &[&Sequence],
     ) -> Result<Vec<Reading>, Error> {
+        if self.in_recovery {
+            return read_directly(client, sequences).await;
+        }
         let permitted = sequences.iter().filter(|s| s.privileges.may_read());
         let oids: Vec<u32> = permitted.map(|s| s.oid.0).collect();
         let found = self.last_values(client, &oids).await?;
@@ -137,7 +143,7 @@ impl Reader {
             .filter(|s| s.privileges.select && found.get(&s.oid.0) == Some(&None))
             .copied()
             .collect();
-        let uncalled = uncalled_states(client, &uncalled).await?;
+        let uncalled = states(client, &uncalled).await?;
         let reading = |sequence: &&Sequence| {
             if !sequence.privileges.may_read() {
                 return Reading::Denied;
@@ -170,7 +176,18 @@ impl From<Trouble> for Reading {
     }
 }
 
-async fn uncalled_states(client: &Client, sequences: &[&Sequence]) -> Result<HashMap<u32, State>, Error> {
+async fn read_directly(client: &Client, sequences: &[&Sequence]) -> Result<Vec<Reading>, Error> {
+    let selectable: Vec<&Sequence> = sequences.iter().filter(|s| s.privileges.select).copied().collect();
+    let found = states(client, &selectable).await?;
+    let reading = |sequence: &&Sequence| match found.get(&sequence.oid.0) {
+        Some(state) => Reading::State(*state),
+        None if sequence.privileges.select => Reading::Gone,
+        None => Reading::Denied,
+    };
+    Ok(sequences.iter().map(reading).collect())
+}
+
+async fn states(client: &Client, sequences: &[&Sequence]) -> Result<HashMap<u32, State>, Error> {
     let mut sql = String::new();
     for sequence in sequences {
         let union = if sql.is_empty() { "" } else { " UNION ALL " };

@@ -2,7 +2,7 @@
 //!
 //! In: the keeper's word on each sequence, whenever it changes. Out: snapshots. It lies beside the hot path, not in it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
@@ -92,6 +92,7 @@ pub struct Registry {
     sequences: DashMap<QualifiedName, SequenceStatus>,
     pub totals: Totals,
     confirmed: AtomicU64,
+    protecting: AtomicBool,
 }
 
 impl Registry {
@@ -114,6 +115,16 @@ impl Registry {
         let mut all: Vec<_> = self.sequences.iter().map(|entry| entry.value().clone()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Every sequence was read, compared with the publisher and put ahead for the first time.
+    pub fn set_protecting(&self) {
+        self.protecting.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn is_protecting(&self) -> bool {
+        self.protecting.load(Ordering::Acquire)
     }
 
     pub fn set_confirmed(&self, lsn: Lsn) {

@@ -22,7 +22,7 @@ use crate::exit::ExitCode;
 use crate::handover::Handover;
 use crate::keeper::{self, Keeper};
 use crate::publisher::connection::SlotOptions;
-use crate::publisher::follow::{self, Doing, Fatal, Follow, SlotState};
+use crate::publisher::follow::{self, Fatal, Follow, SlotState};
 use crate::publisher::poll::Poller;
 use crate::publisher::publication;
 use crate::publisher::stream::{Progress, Shared, Timing};
@@ -328,9 +328,7 @@ impl Running {
     /// Whether the sequences are protected: read, compared with the publisher and put ahead for the first time.
     #[must_use]
     pub fn is_protecting(&self) -> bool {
-        let all = self.registry.snapshot();
-        !all.is_empty() && all.iter().all(|s| s.reason.as_deref() != Some("the publisher was not asked yet"))
-            || all.is_empty() && self.slot_state.borrow().doing == Doing::Streaming
+        self.registry.is_protecting()
     }
 
     /// Takes over what of `new` can change while running.

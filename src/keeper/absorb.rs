@@ -55,6 +55,12 @@ impl Keeper {
                 self.confirm.restart(slot);
                 seed = true;
             }
+            // The stream may have known no limit yet, or an older one.
+            let is_past = |id: &i64| managed.sequence.definition.is_past(*id, managed.limit(outliers));
+            let (furthest, beyond) = match furthest.filter(is_past) {
+                Some(id) => (None, crate::handover::further(managed.descending(), beyond, Some(id))),
+                None => (furthest, beyond),
+            };
             if let Some(id) = furthest {
                 managed.seen_in_stream(id);
                 self.confirm.owe(slot, id);
@@ -99,6 +105,7 @@ impl Keeper {
     }
 
     fn cover(&mut self, coverage: &HashMap<Oid, Coverage>, publishes_truncate: bool) {
+        self.publisher_asked = true;
         if self.publishes_truncate != publishes_truncate {
             self.publishes_truncate = publishes_truncate;
             let tracking = self.tracking(&self.settings());
@@ -118,7 +125,8 @@ impl Keeper {
 
     fn values(&mut self, tag: Lsn, values: Vec<(Oid, PublisherValue)>) {
         let now = self.born.elapsed();
-        let outliers = self.settings().outliers;
+        let settings = self.settings();
+        let (outliers, poll_interval) = (settings.outliers, settings.poll_interval);
         for (oid, value) in values {
             let Some(slot) = self.by_oid.get(&oid).copied() else { continue };
             let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
@@ -136,19 +144,22 @@ impl Keeper {
             if mismatch.is_some() && mismatch != mismatch_before {
                 warn!(sequence = %managed.sequence.name, mismatch = mismatch.as_deref(), "the definitions differ");
             }
-            managed.measure(now, None);
+            // A sequence that is only polled must have lead for the time between two polls.
+            let delay = matches!(managed.coverage, Some(Coverage::Blind(_))).then_some(poll_interval);
+            managed.measure(now, delay);
             self.tell_limit(slot);
             self.dirty.insert(slot);
         }
     }
 
     fn table_news(&mut self, found: Vec<(Oid, Option<i64>, Option<i64>)>) {
+        let now = self.born.elapsed();
         let outliers = self.settings().outliers;
         for (oid, within, beyond) in found {
             let Some(slot) = self.by_oid.get(&oid).copied() else { continue };
             let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
             if let Some(id) = within {
-                managed.seen_in_table(id);
+                managed.seen_in_table(id, now);
             }
             if let Some(id) = beyond
                 && managed.seen_beyond(id, outliers)
@@ -174,7 +185,9 @@ impl Keeper {
 
     /// Once, when the publisher has been asked for the first time: what is managed, and what is not and why.
     pub(super) fn announce(&mut self) {
-        let asked = self.managed.iter().any(|m| m.coverage.is_some()) || self.managed.is_empty();
+        let known =
+            |m: &Managed| m.excluded.is_some() || m.coverage.is_some() && m.publisher_value().is_some();
+        let asked = self.publisher_asked && self.managed.iter().all(known);
         if self.announced || !asked {
             return;
         }

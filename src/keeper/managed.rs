@@ -174,8 +174,12 @@ impl Managed {
     }
 
     /// An id within the limit from a table.
-    pub fn seen_in_table(&mut self, id: i64) {
+    pub fn seen_in_table(&mut self, id: i64, now: Duration) {
         self.table = further(self.descending(), self.table, Some(id));
+        // What lay there is not the pace of today.
+        if let Some((mark, Source::Table)) = self.mark() {
+            self.meter.rebase(now, mark);
+        }
     }
 
     /// The publisher's word, read after its WAL stood at `tag`. Stale words are ignored.
@@ -206,6 +210,7 @@ impl Managed {
         }
         self.asking = None;
         self.set_aside = None;
+        self.meter = LeadMeter::new(self.sequence.definition.increment);
     }
 
     fn publisher_state(&self) -> Option<State> {

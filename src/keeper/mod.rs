@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use managed::{Hold, Managed, Todo};
 pub use own_tables::OwnTables;
@@ -28,6 +28,7 @@ use crate::confirm::{Confirm, FlushLsn};
 use crate::conninfo::Conninfo;
 use crate::handover::Handover;
 use crate::publisher::poll::{Report, Request};
+use crate::readings::trouble;
 use crate::registry::Registry;
 use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::advance::{self, Advancer};
@@ -83,7 +84,9 @@ pub struct Keeper {
     /// The clock of the lead meters.
     born: Instant,
     publishes_truncate: bool,
+    publisher_asked: bool,
     announced: bool,
+    catalog_told: bool,
     refresh_wanted: bool,
     /// How long the last advance took, from its marks to its commit.
     last_delay: Option<Duration>,
@@ -116,7 +119,9 @@ impl Keeper {
             verify_from: 0,
             born: Instant::now(),
             publishes_truncate: false,
+            publisher_asked: false,
             announced: false,
+            catalog_told: false,
             refresh_wanted: false,
             last_delay: None,
         }
@@ -278,10 +283,20 @@ impl Keeper {
 
     /// Reads the catalog, and tells the poller and the stream if it changed.
     async fn refresh(&mut self, connection: &Connection) -> Result<(), SqlError> {
-        let found = within(catalog::load(&connection.client)).await?;
+        let found = match within(catalog::load(&connection.client)).await {
+            Ok(found) => found,
+            // Printing a default waits for a table that is being truncated: what is known holds until later.
+            Err(SqlError::Query(error)) if trouble(&error).is_some() && !self.managed.is_empty() => {
+                debug!(error = %sql::describe(&error), "the catalog cannot be read now; it is read again");
+                self.refresh_wanted = true;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let settings = self.settings();
         let mut seen = BTreeSet::new();
-        let mut changed = self.managed.is_empty();
+        let mut changed = !self.catalog_told;
+        self.catalog_told = true;
         for sequence in &found.sequences {
             let excluded = is_excluded(&settings, &sequence.name);
             let slot = match self.by_oid.get(&sequence.oid) {

@@ -183,6 +183,9 @@ impl Keeper {
                 self.settle(&[slot], &advanced);
             }
         }
+        if self.announced {
+            self.links.registry.set_protecting();
+        }
         Ok(())
     }
 

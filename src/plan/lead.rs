@@ -200,7 +200,7 @@ mod tests {
         let (now, mark) = run(&mut meter, at, 1_000, 20);
         assert!(meter.lead_steps(MS(now)) >= 35_000, "{}", meter.lead_steps(MS(now)));
         let half_later = meter.lead_steps(MS(now + 1_000));
-        assert!(half_later > 25_000, "one second's pause keeps most of it: {half_later}");
+        assert!(half_later > 15_000, "one second's pause keeps half of it: {half_later}");
         let (now, _) = run(&mut meter, (now, mark), 60_000, 1);
         assert!((1_900..=2_600).contains(&meter.lead_steps(MS(now))), "{}", meter.lead_steps(MS(now)));
         assert!(meter.lead_steps(MS(now + 600_000)) <= 64);

@@ -99,6 +99,7 @@ pub async fn run(
     let wanted = Wanted::default();
     let tracking = shared.tracking.borrow_and_update().clone();
     let mut observer = Observer::new(tracking);
+    observer.limit(&shared.handover.all_limits());
     let end = {
         let (flush, progress) = (shared.flush.clone(), shared.progress.subscribe());
         let read = read(&mut reading, received, &mut tap, &mut observer, shared, &wanted, timing.dead_after);
