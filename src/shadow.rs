@@ -15,12 +15,13 @@ use tracing::{info, warn};
 
 use crate::alive::Alive;
 use crate::catalog::Catalog;
-use crate::config::{Changes, ConninfoText, NeedsRestart, Settings, Streaming};
+use crate::config::{self, Changes, ConninfoText, NeedsRestart, Settings};
 use crate::confirm::FlushLsn;
 use crate::conninfo::{Conninfo, ConninfoError, Environment};
 use crate::exit::ExitCode;
 use crate::handover::Handover;
 use crate::keeper::{self, Keeper};
+use crate::pgoutput::Streaming;
 use crate::publisher::connection::SlotOptions;
 use crate::publisher::follow::{self, Fatal, Follow, SlotState};
 use crate::publisher::poll::Poller;
@@ -163,7 +164,11 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         subscriptions: prepared.subscriptions,
         slot_options: SlotOptions { temporary: settings.temporary_slot, failover: settings.failover },
         create_slot: settings.create_slot,
-        streaming: settings.streaming != Streaming::Off,
+        streaming: match settings.streaming {
+            config::Streaming::Off => Streaming::Off,
+            config::Streaming::On => Streaming::On,
+            config::Streaming::Parallel => Streaming::Parallel,
+        },
         timing: Timing {
             status_interval: settings.status_interval,
             dead_after: DEAD_AFTER,

@@ -70,10 +70,13 @@ pub struct StreamOptions {
 impl StreamOptions {
     /// The most that a server of `version` (as `server_version_num`) can do of what is wanted.
     #[must_use]
-    pub fn for_server(version: u32, streaming: bool, publications: Vec<String>) -> Self {
+    pub fn for_server(version: u32, streaming: Streaming, publications: Vec<String>) -> Self {
         let version = ProtocolVersion::newest_of_server(version / 10_000);
-        let streams = streaming && version >= ProtocolVersion::V2;
-        let streaming = if streams { Streaming::On } else { Streaming::Off };
+        let streaming = match streaming {
+            Streaming::Parallel if version >= ProtocolVersion::V4 => Streaming::Parallel,
+            Streaming::On | Streaming::Parallel if version >= ProtocolVersion::V2 => Streaming::On,
+            _ => Streaming::Off,
+        };
         StreamOptions { version, streaming, publications }
     }
 
@@ -81,8 +84,10 @@ impl StreamOptions {
         let names: Vec<String> = self.publications.iter().map(|name| always_quoted(name)).collect();
         let names = names.join(",").replace('\'', "''");
         let mut options = format!("proto_version '{}', publication_names '{names}'", self.version.number());
-        if self.streaming != Streaming::Off {
-            options.push_str(", streaming 'on'");
+        match self.streaming {
+            Streaming::Off => {}
+            Streaming::On => options.push_str(", streaming 'on'"),
+            Streaming::Parallel => options.push_str(", streaming 'parallel'"),
         }
         if self.version >= ProtocolVersion::V2 {
             options.push_str(", messages 'true'");
@@ -267,12 +272,13 @@ mod tests {
             StreamOptions::for_server(version, streaming, publications).command(&"s".parse().unwrap())
         };
         assert_eq!(
-            command(120_022, true),
+            command(120_022, Streaming::On),
             "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p\",\"It''s \"\"x\"\"\"')"
         );
-        assert!(command(140_000, true).contains("proto_version '2'"));
-        assert!(command(140_000, true).contains("streaming 'on', messages 'true'"));
-        assert!(!command(180_000, false).contains("streaming"));
-        assert!(command(180_000, false).contains("proto_version '4'"));
+        assert!(command(140_000, Streaming::On).contains("proto_version '2'"));
+        assert!(command(140_000, Streaming::Parallel).contains("streaming 'on', messages 'true'"));
+        assert!(command(160_000, Streaming::Parallel).contains("streaming 'parallel'"));
+        assert!(!command(180_000, Streaming::Off).contains("streaming"));
+        assert!(command(180_000, Streaming::Off).contains("proto_version '4'"));
     }
 }

@@ -18,7 +18,7 @@ use super::stream::{self, End, Shared, Timing};
 use crate::backoff::Backoff;
 use crate::confirm::Synchronous;
 use crate::conninfo::Conninfo;
-use crate::pgoutput::Tap;
+use crate::pgoutput::{Streaming, Tap};
 use crate::sql::{self, Connection, SqlError};
 use crate::types::SlotName;
 
@@ -68,7 +68,7 @@ pub struct Follow {
     pub subscriptions: Vec<(String, String)>,
     pub slot_options: SlotOptions,
     pub create_slot: bool,
-    pub streaming: bool,
+    pub streaming: Streaming,
     pub timing: Timing,
 }
 

@@ -2,11 +2,11 @@
 //!
 //! No variant carries a password.
 
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use crate::conninfo::ConninfoError;
+use crate::wire::ServerError;
 
 use super::auth::AuthError;
 
@@ -143,33 +143,6 @@ impl ConnectError {
         }
     }
 }
-
-/// An ErrorResponse or NoticeResponse of the server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerError {
-    /// `FATAL`, `ERROR`, … untranslated where the server says so (9.6 and later).
-    pub severity: String,
-    /// Five characters (manual, appendix A).
-    pub sqlstate: String,
-    /// In the server's language.
-    pub message: String,
-    /// More about what happened.
-    pub detail: Option<String>,
-    /// What to do about it.
-    pub hint: Option<String>,
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} (SQLSTATE {})", self.severity, self.message, self.sqlstate)?;
-        for more in [&self.detail, &self.hint].into_iter().flatten() {
-            write!(f, "; {more}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ServerError {}
 
 /// Bytes that are not what PostgreSQL's startup sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

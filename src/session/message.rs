@@ -5,7 +5,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::error::{ProtocolError, ServerError};
+use super::error::ProtocolError;
+use crate::wire::ServerError;
 
 /// No message of a healthy startup comes near this (libpq's own bound for an error is 30,000).
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -137,8 +138,8 @@ fn read_fields(mut body: Bytes) -> ServerError {
             b'V' => error.severity = value,
             b'C' => error.sqlstate = value,
             b'M' => error.message = value,
-            b'D' => error.detail = Some(value),
-            b'H' => error.hint = Some(value),
+            b'D' => error.detail = value,
+            b'H' => error.hint = value,
             _ => {}
         }
     }
@@ -204,7 +205,7 @@ mod tests {
         let Some(Message::Error(error)) = error else { panic!("not an error") };
         assert_eq!((error.severity.as_str(), error.sqlstate.as_str()), ("FATAL", "28P01"));
         assert_eq!(error.message, "no\u{fffd}");
-        assert_eq!(error.hint.as_deref(), Some("h"));
+        assert_eq!(error.hint, "h");
     }
 
     proptest::proptest! {

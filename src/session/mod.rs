@@ -36,7 +36,7 @@ use crate::conninfo::{Conninfo, Endpoint, Host, LoadBalanceHosts};
 
 pub use auth::AuthError;
 pub use cancel::CancelHandle;
-pub use error::{ConnectError, ConnectErrorKind, ProtocolError, ServerError};
+pub use error::{ConnectError, ConnectErrorKind, ProtocolError};
 pub use socket::Socket;
 pub use sql::SqlConnection;
 

@@ -11,10 +11,11 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::auth::{AuthError, Authenticator, Step};
-use super::error::{ConnectError, ProtocolError, ServerError};
+use super::error::{ConnectError, ProtocolError};
 use super::message::{self, Message};
 use super::{Purpose, Socket};
 use crate::conninfo::Conninfo;
+use crate::wire::ServerError;
 
 /// More than any server sends before it is ready for queries.
 const STARTUP_BYTES_MAX: usize = 1024 * 1024;

@@ -181,7 +181,7 @@ pub struct ServerError {
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.severity, self.message, self.sqlstate)?;
+        write!(f, "{}: {} (SQLSTATE {})", self.severity, self.message, self.sqlstate)?;
         for (label, text) in [("detail", &self.detail), ("hint", &self.hint)] {
             if !text.is_empty() {
                 write!(f, "; {label}: {text}")?;
@@ -231,7 +231,7 @@ mod tests {
         let Ok(Backend::Error(error)) = parse(b'E', ERROR) else { panic!("no error") };
         assert_eq!(
             error.to_error().to_string(),
-            "ERROR: replication slot \"s\" is active for PID 7 (55006); detail: d; hint: h"
+            "ERROR: replication slot \"s\" is active for PID 7 (SQLSTATE 55006); detail: d; hint: h"
         );
         for cut in 0..ERROR.len() {
             assert!(parse(b'E', &ERROR[..cut]).is_err(), "cut at {cut}");
