@@ -175,7 +175,7 @@ fn text_and_binary_carry_the_same_ids() {
         assert_eq!(tapped(binary).ids(), tapped(text).ids(), "{name}");
         compared += 1;
     }
-    assert_eq!(compared, 5, "majors with binary captures");
+    assert_eq!(compared, 6, "majors with binary captures");
 }
 
 #[test]
@@ -221,7 +221,9 @@ fn every_kind_of_message_was_recorded() {
     }
     let seen: String = tags.keys().map(|&tag| char::from(tag)).collect();
     assert_eq!(seen, "ABCDEIKMOPRSTUYbcpr");
-    let majors: Vec<&str> = majors.keys().map(String::as_str).collect();
-    assert_eq!(majors, ["12", "13", "14", "15", "16", "17", "18"]);
+    // A version is `18.4` or `19rc1 (…)`: its major is the digits that it begins with.
+    let digits = |version: &String| version.chars().take_while(char::is_ascii_digit).collect::<String>();
+    let majors: Vec<String> = majors.keys().map(digits).collect();
+    assert_eq!(majors, ["12", "13", "14", "15", "16", "17", "18", "19"]);
     assert!(partial_abort > 0 && abort_with_time > 0 && streamed_restart > 0);
 }
