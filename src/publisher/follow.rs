@@ -194,12 +194,14 @@ impl Follow {
 
     /// The subscriber is away. The slot is left alone, so that the publisher may shut down, but its WAL is watched.
     async fn idle(&self, links: &mut Links, sql: &Connection) -> Result<Round, Failure> {
-        if links.state.borrow().doing != Doing::Idle {
-            warn!(slot = %self.slot, "the subscriber is away: the slot is left idle until it is back");
-            links.state.send_modify(|state| state.doing = Doing::Idle);
-        }
         loop {
             links.shared.alive.beat();
+            // Right after the start the keeper may still be at its first reading, which is no absence.
+            let away = links.receipts_impossible_since.borrow().map(|since| since.elapsed());
+            if away.is_some_and(|away| away >= RECEIPTS_GRACE) && links.state.borrow().doing != Doing::Idle {
+                warn!(slot = %self.slot, "the subscriber is away: the slot is left idle until it is back");
+                links.state.send_modify(|state| state.doing = Doing::Idle);
+            }
             let found = slot::load(&sql.client, sql.version, &self.slot).await?;
             let retained = found.as_ref().map_or(0, |s| s.retained_bytes);
             links.state.send_modify(|state| state.retained_bytes = retained);
