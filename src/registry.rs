@@ -61,6 +61,8 @@ pub struct SequenceStatus {
     /// The columns that take their values from it.
     pub consumers: String,
     pub class: Class,
+    /// Whether the publisher has been asked about it, and what it said was acted on.
+    pub settled: bool,
     /// Why it is blind, held or excluded; what differs from the publisher.
     pub reason: Option<String>,
     pub mark: Option<i64>,

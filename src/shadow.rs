@@ -147,6 +147,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     let poller = Poller {
         conninfo: prepared.publisher_conninfo.clone(),
         publications: prepared.publications.clone(),
+        subscription_slots: prepared.subscriptions.iter().map(|(_, slot)| slot.clone()).collect(),
         renames: settings
             .renames
             .iter()

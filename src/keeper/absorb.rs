@@ -100,6 +100,11 @@ impl Keeper {
                 let found: Vec<_> = found.into_iter().filter(current).collect();
                 self.table_news(found);
             }
+            // Ids that no stream showed and that the publisher's tables may not be asked for are here by now.
+            Report::SubscriptionPast => {
+                let outliers = self.settings().outliers;
+                self.own_tables.read(&self.managed, outliers);
+            }
             Report::Lost { .. } => {}
         }
     }
@@ -131,7 +136,12 @@ impl Keeper {
             let Some(slot) = self.by_oid.get(&oid).copied() else { continue };
             let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
             let mismatch_before = managed.publisher_value().and_then(|v| v.mismatch.clone());
+            let out_of_sight_before = managed.is_out_of_sight();
             managed.heard_from_publisher(tag, value);
+            if managed.is_out_of_sight() && !out_of_sight_before {
+                let reason = managed.reason(&self.role).unwrap_or_default();
+                warn!(sequence = %managed.sequence.name, %reason, "neither stream nor polls show the sequence: it is not followed");
+            }
             if let Some(id) = managed.judge_outlier(outliers) {
                 warn!(
                     sequence = %managed.sequence.name, id, limit = managed.limit(outliers),
@@ -183,12 +193,10 @@ impl Keeper {
         }
     }
 
-    /// Once, when the publisher has been asked for the first time: what is managed, and what is not and why.
+    /// Once, when the publisher has been asked and what it said was acted on: what is managed, and what is not and why.
     pub(super) fn announce(&mut self) {
-        let known =
-            |m: &Managed| m.excluded.is_some() || m.coverage.is_some() && m.publisher_value().is_some();
-        let asked = self.publisher_asked && self.managed.iter().all(known);
-        if self.announced || !asked {
+        let settled = self.managed.iter().all(|m| m.settled || m.excluded.is_some());
+        if self.announced || !self.publisher_asked || !settled {
             return;
         }
         self.announced = true;
@@ -201,7 +209,8 @@ impl Keeper {
             excluded = count(Class::Excluded),
             "sequences of the subscriber"
         );
-        for managed in self.managed.iter().filter(|m| m.class() != Class::Covered) {
+        let unread = |m: &Managed| m.publisher_value().is_some_and(|value| value.unread.is_some());
+        for managed in self.managed.iter().filter(|m| m.class() != Class::Covered || unread(m)) {
             let reason = Managed::reason(managed, &self.role).unwrap_or_default();
             info!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "not covered by the stream alone");
         }

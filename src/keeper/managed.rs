@@ -69,6 +69,8 @@ pub struct Managed {
     /// The `last_value` that we left it at; short of it, it went back.
     pub promised: Option<i64>,
     pub hold: Option<Hold>,
+    /// What the publisher said first was acted on: it is ahead, or held, or left out.
+    pub settled: bool,
     pub retry_at: Option<Instant>,
     meter: LeadMeter,
     /// An id past the limit, waiting for the publisher's word.
@@ -97,6 +99,7 @@ impl Managed {
             state: None,
             promised: None,
             hold: None,
+            settled: false,
             retry_at: None,
             meter,
             asking: None,
@@ -193,6 +196,21 @@ impl Managed {
     #[must_use]
     pub fn publisher_value(&self) -> Option<&PublisherValue> {
         self.publisher.as_ref().map(|(_, value)| value)
+    }
+
+    /// There is nothing more to do about it for now. The first time after the publisher has spoken is noted.
+    pub fn settle(&mut self) {
+        let known = self.coverage.is_some() && self.publisher.is_some();
+        let placed = self.state.is_some() || self.hold.is_some();
+        self.settled |= self.excluded.is_some() || known && placed;
+    }
+
+    /// Not followed by anybody: the stream does not show it, and our role may not read it on the publisher.
+    #[must_use]
+    pub fn is_out_of_sight(&self) -> bool {
+        self.excluded.is_none()
+            && self.coverage.as_ref().is_some_and(|coverage| *coverage != Coverage::Covered)
+            && self.publisher_value().is_some_and(|value| value.denied)
     }
 
     #[must_use]
@@ -365,7 +383,7 @@ impl Managed {
     pub fn class(&self) -> Class {
         if self.excluded.is_some() {
             Class::Excluded
-        } else if self.hold.is_some() {
+        } else if self.hold.is_some() || self.is_out_of_sight() {
             Class::Held
         } else {
             match self.coverage {
@@ -406,6 +424,7 @@ impl Managed {
             name: self.sequence.name.clone(),
             consumers: self.sequence.consumers_text(),
             class: self.class(),
+            settled: self.settled,
             reason: self.reason(role),
             mark: mark.map(|(mark, _)| mark),
             source: mark.map(|(_, source)| source),

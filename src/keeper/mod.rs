@@ -22,7 +22,7 @@ pub use managed::{Hold, Managed, Todo};
 pub use own_tables::OwnTables;
 
 use crate::backoff::Backoff;
-use crate::catalog::{self, Catalog, Readable, Sequence};
+use crate::catalog::{self, Catalog, Persistence, Readable, Sequence};
 use crate::config::Settings;
 use crate::confirm::{Confirm, FlushLsn};
 use crate::conninfo::Conninfo;
@@ -190,6 +190,7 @@ impl Keeper {
         self.pending.forget();
         self.refresh(connection).await?;
         self.read_all(client, &advancer).await?;
+        self.look_for_copied_tables(client).await?;
         self.own_tables.read(&self.managed, self.settings().outliers);
         self.assert_everything();
         self.work(client, &advancer).await?;
@@ -222,7 +223,12 @@ impl Keeper {
                     return Ok(());
                 },
                 found = self.own_tables.found() => { let _ = self.take_in(Input::OwnTables(found)); }
-                _ = verify.tick() => self.verify(client, advancer).await?,
+                _ = verify.tick() => {
+                    self.verify(client, advancer).await?;
+                    if self.own_tables.is_copying() {
+                        self.look_for_copied_tables(client).await?;
+                    }
+                }
                 () = sleep_until(receipt_at), if !self.pending.is_empty() => {}
                 () = sleep_until(retry_at.unwrap_or(receipt_at)), if retry_at.is_some() => self.retry_due(),
                 () = sleep_until(refresh_at) => self.refresh_wanted = true,
@@ -236,9 +242,7 @@ impl Keeper {
                 refresh_at = last_refresh + self.settings().refresh_interval;
                 self.refresh_wanted = false;
                 self.refresh(connection).await?;
-                self.own_tables
-                    .look_for_copied_tables(client, &self.managed, self.settings().outliers)
-                    .await?;
+                self.look_for_copied_tables(client).await?;
                 self.read_unknown(client, advancer).await?;
             }
             self.work(client, advancer).await?;
@@ -249,6 +253,11 @@ impl Keeper {
 
     fn settings(&self) -> Arc<Settings> {
         self.links.settings.borrow().clone()
+    }
+
+    async fn look_for_copied_tables(&mut self, client: &tokio_postgres::Client) -> Result<(), SqlError> {
+        let outliers = self.settings().outliers;
+        self.own_tables.look_for_copied_tables(client, &self.managed, outliers).await
     }
 
     /// Says what may be confirmed now.
@@ -312,6 +321,8 @@ impl Keeper {
                     }
                     *slot
                 }
+                // Those of sessions come and go, and are nobody's but the session's: a list of them would only grow.
+                None if self.announced && sequence.persistence == Persistence::Temporary => continue,
                 None => {
                     changed = true;
                     self.add(sequence.clone(), excluded)
@@ -334,11 +345,14 @@ impl Keeper {
 
     fn add(&mut self, sequence: Sequence, excluded: bool) -> u32 {
         let slot = u32::try_from(self.managed.len()).unwrap_or(u32::MAX);
-        if self.announced {
-            info!(sequence = %sequence.name, consumers = %sequence.consumers_text(), "a new sequence is managed");
-        }
         self.by_oid.insert(sequence.oid, slot);
         let managed = Managed::new(slot, sequence, excluded);
+        let (name, consumers) = (&managed.sequence.name, managed.sequence.consumers_text());
+        match managed.excluded {
+            _ if !self.announced => {}
+            None => info!(sequence = %name, %consumers, "a new sequence is managed"),
+            Some(reason) => info!(sequence = %name, %reason, "a new sequence is not managed"),
+        }
         self.confirm.open(slot, managed.descending());
         self.confirm.waive(slot, managed.excluded.is_some() || managed.cycles());
         self.managed.push(managed);

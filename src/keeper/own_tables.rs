@@ -9,8 +9,10 @@ use tracing::debug;
 
 use super::managed::Managed;
 use super::within;
+use crate::catalog::{Consumer, Readable};
 use crate::config::Outliers;
 use crate::conninfo::Conninfo;
+use crate::pgoutput::IdFormat;
 use crate::sql::{self, SqlError};
 use crate::tables::{self, Question};
 use crate::types::Oid;
@@ -27,13 +29,23 @@ pub struct OwnTables {
     /// Somebody asked while a reading was under way: it may have looked too early.
     again: bool,
     ready_relations: Option<i64>,
+    /// Some relation's initial copy is not at its end.
+    copying: bool,
 }
 
 impl OwnTables {
     #[must_use]
     pub fn new(conninfo: Conninfo) -> Self {
         let (sender, receiver) = mpsc::channel(1);
-        OwnTables { conninfo, sender, receiver, running: false, again: false, ready_relations: None }
+        OwnTables {
+            conninfo,
+            sender,
+            receiver,
+            running: false,
+            again: false,
+            ready_relations: None,
+            copying: false,
+        }
     }
 
     /// Begins a reading of every table that is cheap to read.
@@ -52,7 +64,9 @@ impl OwnTables {
         tokio::spawn(async move {
             let mut questions = Vec::new();
             for (key, (_, consumers, descending, limit)) in plan.iter().enumerate() {
-                for consumer in consumers.iter().filter(|c| tables::is_cheap(c)) {
+                // A column whose default is `nextval(…) * 10` is an integer too, and holds no ids.
+                let holds_ids = |c: &&Consumer| matches!(c.readable, Readable::Yes(IdFormat::Integer));
+                for consumer in consumers.iter().filter(holds_ids).filter(|c| tables::is_cheap(c)) {
                     questions.push(Question { key, consumer, descending: *descending, limit: *limit });
                 }
             }
@@ -89,6 +103,12 @@ impl OwnTables {
         }
     }
 
+    /// Whether an initial copy is under way: then it is worth looking often.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.copying
+    }
+
     /// A relation whose initial copy has ended holds ids that no stream showed.
     pub async fn look_for_copied_tables(
         &mut self,
@@ -96,9 +116,11 @@ impl OwnTables {
         managed: &[Managed],
         outliers: Outliers,
     ) -> Result<(), SqlError> {
-        let sql = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate = 'r'";
+        let sql = "SELECT count(*) FILTER (WHERE srsubstate = 'r'), count(*) FILTER (WHERE srsubstate <> 'r')
+                     FROM pg_subscription_rel";
         let row = within(client.query_one(sql, &[])).await?;
-        let ready: i64 = row.try_get(0)?;
+        let (ready, unready): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        self.copying = unready > 0;
         if self.ready_relations.replace(ready).is_some_and(|known| known != ready) {
             self.read(managed, outliers);
         }

@@ -160,7 +160,6 @@ impl Keeper {
 
     /// Does all that is due.
     pub(super) async fn work(&mut self, client: &Client, advancer: &Advancer) -> Result<(), SqlError> {
-        self.announce();
         for _ in 0..ROUNDS_MAX {
             let begun = Instant::now();
             let Due { steps, follows } = self.due();
@@ -183,6 +182,7 @@ impl Keeper {
                 self.settle(&[slot], &advanced);
             }
         }
+        self.announce();
         if self.announced {
             self.links.registry.set_protecting();
         }
@@ -199,13 +199,18 @@ impl Keeper {
             if managed.retry_at.is_some_and(|at| at > now) {
                 continue;
             }
-            match managed.todo(lead, clock) {
+            let todo = managed.todo(lead, clock);
+            let moves = matches!(todo, Todo::Advance { .. } | Todo::Follow(_));
+            match todo {
                 Todo::Nothing => self.release(slot),
                 Todo::Advance { to } => steps.push((slot, to)),
                 Todo::Follow(exact) => follows.push((slot, exact)),
                 Todo::Hold(hold) => self.hold(slot, hold, None),
             }
-            if let Some(managed) = self.managed.get(slot as usize) {
+            if let Some(managed) = self.managed.get_mut(slot as usize) {
+                if !moves {
+                    managed.settle();
+                }
                 self.links.registry.put(managed.status(&self.role));
             }
         }
@@ -281,6 +286,7 @@ impl Keeper {
     fn hold(&mut self, slot: u32, hold: Hold, retry: Option<Duration>) {
         let Some(managed) = self.managed.get_mut(slot as usize) else { return };
         managed.retry_at = retry.map(|after| Instant::now() + after);
+        managed.settle();
         self.confirm.waive(slot, !hold.is_passing());
         if managed.hold.as_ref() == Some(&hold) {
             return;

@@ -39,8 +39,10 @@ pub struct PublisherValue {
     pub mark: Option<i64>,
     /// In which ways the definitions differ, `increment 2 on the publisher, 1 here`.
     pub mismatch: Option<String>,
-    /// Why there is no state: `not there`, `no privilege`.
+    /// Why there is no state.
     pub unread: Option<String>,
+    /// There is no state because our role lacks a right.
+    pub denied: bool,
 }
 
 /// News from the publisher. Sequences are named by the subscriber's OIDs.
@@ -54,6 +56,9 @@ pub enum Report {
     Values { tag: Lsn, values: Vec<(Oid, PublisherValue)> },
     /// The furthest ids in publisher tables: within the limit, and past it. `unread` could not be read there.
     Tables { tag: Lsn, found: Vec<(Oid, Option<i64>, Option<i64>)>, unread: HashSet<Oid> },
+    /// The subscription has applied everything that the last full look at the publisher could have seen: the
+    /// subscriber's own tables hold it now.
+    SubscriptionPast,
     /// The publisher cannot be asked.
     Lost { why: String },
 }
@@ -72,6 +77,8 @@ pub enum Request {
 pub struct Poller {
     pub conninfo: Conninfo,
     pub publications: Vec<String>,
+    /// The slots of the subscriber's subscriptions.
+    pub subscription_slots: Vec<String>,
     /// Publisher table name → subscriber table name, where they differ.
     pub renames: HashMap<QualifiedName, QualifiedName>,
     pub poll_interval: watch::Receiver<Duration>,
@@ -130,6 +137,7 @@ impl Poller {
         let mut catalog = catalog;
         let mut wanted = Wanted::Everything;
         let mut polls: u32 = 0;
+        let mut applied_when = None;
         loop {
             let polled = tokio::time::timeout(POLL_TIMEOUT, self.poll(&look, &catalog, &wanted)).await;
             let Ok(polled) = polled else { return Err(SqlError::TimedOut { after: POLL_TIMEOUT }) };
@@ -138,6 +146,17 @@ impl Poller {
             }
             if backoff.succeeded() {
                 info!("publisher is polled again");
+            }
+            if wanted == Wanted::Everything {
+                applied_when = Some(current_lsn(&look.client).await?);
+            }
+            if let Some(lsn) = applied_when
+                && subscriptions_past(&look.client, &self.subscription_slots, lsn).await?
+            {
+                applied_when = None;
+                if self.reports.send(Report::SubscriptionPast).await.is_err() {
+                    return Ok(Ended);
+                }
             }
             let next = Instant::now() + *self.poll_interval.borrow_and_update();
             wanted = tokio::select! {
@@ -274,6 +293,7 @@ impl Look {
                     };
                 }
                 Some(Reading::Denied | Reading::Uncalled) => {
+                    value.denied = true;
                     value.unread = Some(format!(
                         "our role may not read it there: GRANT SELECT ON SEQUENCE {} TO the role we connect as",
                         first.name
@@ -362,6 +382,13 @@ fn mismatch(there: &[(&'static str, String)], here: &[(&'static str, String)]) -
         .map(|((what, a), (_, b))| format!("{what} is {a} on the publisher and {b} on the subscriber"))
         .collect();
     (!differing.is_empty()).then(|| differing.join("; "))
+}
+
+/// Whether every subscription has confirmed everything up to `lsn`. Slots that are not on this server do not count.
+async fn subscriptions_past(client: &Client, slots: &[String], lsn: Lsn) -> Result<bool, Error> {
+    let sql = "SELECT coalesce(bool_and(coalesce(confirmed_flush_lsn >= $2::text::pg_lsn, false)), true)
+                 FROM pg_replication_slots WHERE slot_name = ANY($1)";
+    client.query_one(sql, &[&slots, &lsn.to_string()]).await?.try_get(0)
 }
 
 /// A position that everything read afterwards is not older than.

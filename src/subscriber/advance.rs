@@ -176,10 +176,12 @@ impl Advancer {
         let definition = &step.sequence.definition;
         let Some(steps) = steps_to(now, step.to, definition.increment) else { return Way::Nothing };
         let privileges = step.sequence.privileges;
-        let quiet = now == step.seen;
+        // Without SELECT a sequence that was never called does not say where it starts: only `nextval` keeps its lane.
+        let knows_lane = now.is_called || privileges.select;
+        let quiet = now == step.seen && knows_lane;
         if privileges.update && quiet && steps >= STEPS_SET_MIN {
             Way::Set
-        } else if privileges.update && privileges.owner && steps >= STEPS_LOCK_MIN {
+        } else if privileges.update && privileges.owner && knows_lane && steps >= STEPS_LOCK_MIN {
             Way::Lock
         } else {
             Way::Walk(steps.min(self.walk_chunk))
