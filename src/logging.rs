@@ -73,6 +73,15 @@ pub fn init(format: LogFormat, level: &str) -> Result<LogHandle, LoggingError> {
     Ok(LogHandle { filter: handle })
 }
 
+/// As [`init`], but into `file`: for verbs that need the terminal themselves.
+pub fn init_file(file: std::fs::File, format: LogFormat, level: &str) -> Result<LogHandle, LoggingError> {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
+    let place = Place { terminal: false, journal: false, no_color: true };
+    let output = output(format, place, std::sync::Arc::new(file));
+    tracing_subscriber::registry().with(filter).with(output).try_init()?;
+    Ok(LogHandle { filter: handle })
+}
+
 fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
     let directives = match level {
         "off" | "error" => level.to_owned(),

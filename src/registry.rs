@@ -73,6 +73,8 @@ pub struct SequenceStatus {
     pub last_value: Option<i64>,
     /// Ids between the mark and the next value, in steps of the increment.
     pub lead_steps: Option<u64>,
+    /// The next value is known, and not past the mark.
+    pub behind: bool,
     pub advances: u64,
     pub rewinds: u64,
     /// The furthest id that is not followed.

@@ -24,6 +24,12 @@ Passwords belong into a passfile (~/.pgpass) or the environment, not on the comm
 Exit status: 0 yes or done, 1 no or not ready, 2 usage or configuration, 3 a server could not be reached, 4 refused \
 for safety.";
 
+const DEMO_AFTER_HELP: &str = "\
+Both servers listen on 127.0.0.1 only, and are removed in the end, however the demonstration ends.
+
+Exit status: 0 everything happened as promised, 1 it did not, 2 usage (--pg-bindir without a server), 3 there is no \
+PostgreSQL here and none could be fetched, 128 + n ended by signal n (Ctrl-C: 130).";
+
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
 #[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
@@ -42,6 +48,7 @@ pub enum Verb {
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunArgs>),
     /// Show it at work on two throw-away servers on this machine
+    #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),
 }
 
@@ -155,13 +162,13 @@ pub struct DemoArgs {
     /// How long the load runs, in seconds
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
-    /// Rows inserted each second
+    /// Rows inserted each second, over all tables
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
-    /// Keep the servers' directories afterwards
+    /// Leave the servers running afterwards, and say how to reach and how to end them
     #[arg(long)]
     pub keep: bool,
-    /// Directory with postgres, initdb and pg_ctl, repeatable [default: those found]
+    /// Directory of server programs (postgres, initdb), repeatable [default: those found]
     #[arg(long, value_name = "DIR")]
     pub pg_bindir: Vec<PathBuf>,
     #[command(flatten)]

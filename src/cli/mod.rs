@@ -1,4 +1,5 @@
 //! The command line: [`args`] says what can be typed, each verb has a file.
 
 pub mod args;
+pub mod demo;
 pub mod run;

@@ -351,6 +351,17 @@ impl Managed {
         u64::try_from(distance.max(0) / step.abs()).ok()
     }
 
+    /// Whether the next value is known not to be past the mark. One that cycles has no furthest id to be behind of.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        if self.cycles() {
+            return false;
+        }
+        let definition = &self.sequence.definition;
+        let next = self.state.and_then(|state| state.next(definition));
+        self.mark().zip(next).is_some_and(|((mark, _), next)| !definition.is_past(next, mark))
+    }
+
     /// Why it is held, with the SQL that mends it.
     #[must_use]
     pub fn hold_text(&self, hold: &Hold) -> String {
@@ -431,6 +442,7 @@ impl Managed {
             next_value: self.state.and_then(|state| state.next(&self.sequence.definition)),
             last_value: self.state.map(|state| state.last_value),
             lead_steps: self.lead_steps(),
+            behind: self.is_behind(),
             advances: self.advances,
             rewinds: self.rewinds,
             set_aside: self.set_aside,

