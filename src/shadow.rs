@@ -27,7 +27,7 @@ use crate::publisher::follow::{self, Fatal, Follow, SlotState};
 use crate::publisher::poll::Poller;
 use crate::publisher::publication;
 use crate::publisher::stream::{Progress, Shared, Timing};
-use crate::registry::{Class, Registry, SequenceStatus};
+use crate::registry::Registry;
 use crate::session::ConnectErrorKind;
 use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::subscription::{self, Subscription};

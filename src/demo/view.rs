@@ -197,6 +197,7 @@ mod tests {
             SequenceStatus {
                 name: sequence.qualified(),
                 consumers: String::new(),
+                settled: true,
                 class: Class::Covered,
                 reason: None,
                 mark: Some(id * sign),

@@ -8,12 +8,16 @@
 //!
 //! - **set**: a `setval` guarded by the value last seen, when nobody has moved the sequence since and the target is
 //!   so far ahead that nobody could pass it between the statement's read and its write;
-//! - **walk**: `nextval` in a server-side loop, monotone by construction, in every other case;
+//! - **walk**: `nextval` in a server-side loop, monotone by construction, in every other case; it ends when the
+//!   sequence is there, whoever brought it there, so that it never uses up more than it must;
 //! - **lock**: where a walk would be too long and our role owns the sequence, `ALTER SEQUENCE … OWNER TO` its own
 //!   owner takes AccessExclusive, and nobody can call `nextval` until the guarded `setval` is committed.
 //!
 //! All writers of ours hold one advisory lock per database while they write, because two guarded setvals of
 //! different sessions do race.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
@@ -25,14 +29,22 @@ use crate::types::{Lsn, quote_identifier};
 
 /// The two keys of the advisory lock that all our writers take: "seqs", "hado" in ASCII. Advisory locks are per
 /// database, as sequences are.
-const WRITER_LOCK: (i32, i32) = (0x7365_7173, 0x6861_646F);
+pub const WRITER_LOCK: (i32, i32) = (0x7365_7173, 0x6861_646F);
 
 /// From how many steps on a quiet sequence may be set: a session needs more than 40 ms for so many `nextval`s, the
 /// guarded statement some microseconds between its read and its write.
 const STEPS_SET_MIN: u64 = 100_000;
 
-/// How many steps one statement walks at most, about 0.1 s, so that it ends well before the statement timeout.
+/// Under CACHE the first `nextval` of a session takes that many values at once: so many sessions may do so between
+/// the read and the write.
+const SESSIONS_AT_ONCE: u64 = 1_000;
+
+/// How many steps one transaction walks at most, all its sequences together: about 0.1 s, so that no sequence waits
+/// long for another.
 const STEPS_WALK_CHUNK: u64 = 200_000;
+
+/// No further lock is asked for when a transaction is this old: a refused one takes `lock_timeout`.
+const LOCKING_MAX: Duration = Duration::from_millis(200);
 
 /// From how many steps on a lock is better than a walk (about 1 s).
 const STEPS_LOCK_MIN: u64 = 2_000_000;
@@ -76,6 +88,8 @@ pub struct Advancer {
     walk: Statement,
     set: Statement,
     walk_chunk: u64,
+    /// Who is the first to be locked.
+    turn: AtomicUsize,
 }
 
 impl std::fmt::Debug for Advancer {
@@ -100,8 +114,13 @@ impl Advancer {
         let reader = Reader::prepare(client).await?;
         let walk = client
             .prepare_typed(
-                "SELECT count(nextval(t.o::regclass)) FROM unnest($1, $2) AS t(o, n), generate_series(1, t.n)",
-                &[Type::OID_ARRAY, Type::INT8_ARRAY],
+                // The condition names `g` so that it is asked anew for each step.
+                "SELECT count(nextval(t.o::regclass))
+                   FROM unnest($1, $2, $3, $4) AS t(o, n, target, down), generate_series(1, t.n) AS g
+                  WHERE CASE WHEN g < 1 THEN false
+                             WHEN t.down THEN coalesce(pg_sequence_last_value(t.o::regclass) > t.target, true)
+                             ELSE coalesce(pg_sequence_last_value(t.o::regclass) < t.target, true) END",
+                &[Type::OID_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY],
             )
             .await?;
         let set = client
@@ -111,7 +130,7 @@ impl Advancer {
                 &[Type::OID_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY],
             )
             .await?;
-        Ok(Advancer { reader, walk, set, walk_chunk: STEPS_WALK_CHUNK })
+        Ok(Advancer { reader, walk, set, walk_chunk: STEPS_WALK_CHUNK, turn: AtomicUsize::new(0) })
     }
 
     /// The reader of the same connection.
@@ -162,10 +181,22 @@ impl Advancer {
                 Way::Lock => lock.push(step),
             }
         }
-        self.walk(client, &walk).await?;
         self.set(client, &set).await?;
+        // Near ones first: they are served also while a far one needs many turns.
+        walk.sort_by_key(|(_, steps)| *steps);
+        let mut left = self.walk_chunk;
+        for (_, steps) in &mut walk {
+            *steps = (*steps).min(left);
+            left -= *steps;
+        }
+        self.walk(client, &walk).await?;
+        let until = Instant::now() + LOCKING_MAX;
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % lock.len().max(1);
+        lock.rotate_left(first);
         for step in lock {
-            self.lock_and_set(client, step).await?;
+            if Instant::now() < until {
+                self.lock_and_set(client, step).await?;
+            }
         }
         let after = self.reader.read_strictly(client, &sequences).await?;
         client.batch_execute("COMMIT").await?;
@@ -179,7 +210,9 @@ impl Advancer {
         // Without SELECT a sequence that was never called does not say where it starts: only `nextval` keeps its lane.
         let knows_lane = now.is_called || privileges.select;
         let quiet = now == step.seen && knows_lane;
-        if privileges.update && quiet && steps >= STEPS_SET_MIN {
+        let cached = u64::try_from(definition.cache).unwrap_or(1).saturating_sub(1);
+        let steps_set_min = STEPS_SET_MIN.saturating_add(cached.saturating_mul(SESSIONS_AT_ONCE));
+        if privileges.update && quiet && steps >= steps_set_min {
             Way::Set
         } else if privileges.update && privileges.owner && knows_lane && steps >= STEPS_LOCK_MIN {
             Way::Lock
@@ -189,6 +222,7 @@ impl Advancer {
     }
 
     async fn walk(&self, client: &Client, walk: &[(&Step<'_>, u64)]) -> Result<(), Error> {
+        let walk: Vec<_> = walk.iter().filter(|(_, steps)| *steps > 0).collect();
         if walk.is_empty() {
             return Ok(());
         }
@@ -196,7 +230,9 @@ impl Advancer {
         client.batch_execute("DISCARD SEQUENCES").await?;
         let oids: Vec<u32> = walk.iter().map(|(step, _)| step.sequence.oid.0).collect();
         let counts: Vec<i64> = walk.iter().map(|(_, n)| i64::try_from(*n).unwrap_or(i64::MAX)).collect();
-        client.execute(&self.walk, &[&oids, &counts]).await?;
+        let targets: Vec<i64> = walk.iter().map(|(step, _)| step.to).collect();
+        let down: Vec<bool> = walk.iter().map(|(step, _)| step.sequence.definition.descending()).collect();
+        client.execute(&self.walk, &[&oids, &counts, &targets, &down]).await?;
         Ok(())
     }
 

@@ -1,0 +1,244 @@
+//! What the tests about advancing share: sequences by name, the advancer on a connection of ours, applications that
+//! draw ids on the subscriber, and a watch over where a sequence stands.
+#![allow(dead_code)] // each test program uses its part
+
+use anyhow::{Context as _, Result};
+use proto_tests::majors::installation;
+use proto_tests::pair::Pair;
+use proto_tests::shadow::{Shadow, ShadowCommand};
+use proto_tests::sql::{Probe, connect, wait_until};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use seqshadow::catalog::{self, Sequence};
+use seqshadow::conninfo::{Conninfo, Environment};
+use seqshadow::demo::servers::{Cluster, ClusterOptions};
+use seqshadow::plan::State;
+use seqshadow::readings::Reading;
+use seqshadow::sql::{self, Connection};
+use seqshadow::subscriber::advance::{Advancer, Outcome, Step};
+use seqshadow::types::Lsn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+/// Generous: these tests run beside others on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One server of `major`, with a role `shadow` that may log in.
+pub async fn server(major: u32, options: ClusterOptions) -> Result<Cluster> {
+    let cluster =
+        tokio::task::spawn_blocking(move || Cluster::start(&installation(major)?, &options).context("start"))
+            .await??;
+    let admin = connect(&cluster.conninfo("postgres")).await?;
+    admin.batch_execute("CREATE ROLE shadow LOGIN; GRANT CREATE ON SCHEMA public TO shadow").await?;
+    Ok(cluster)
+}
+
+/// A connection as the program opens it.
+pub async fn ours(conninfo: &str) -> Result<Connection> {
+    let conninfo = Conninfo::parse(conninfo, &Environment::default())?;
+    Ok(sql::connect(&conninfo, "subscriber").await?)
+}
+
+/// The program's way of moving sequences, on a connection of its own.
+pub struct Writer {
+    pub connection: Connection,
+    pub advancer: Advancer,
+}
+
+impl Writer {
+    pub async fn new(conninfo: &str) -> Result<Writer> {
+        let connection = ours(conninfo).await?;
+        let advancer = Advancer::prepare(&connection.client).await?;
+        Ok(Writer { connection, advancer })
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.connection.client
+    }
+
+    pub async fn sequences(&self) -> Result<Vec<Sequence>> {
+        Ok(catalog::load(self.client()).await?.sequences)
+    }
+
+    pub async fn sequence(&self, name: &str) -> Result<Sequence> {
+        let all = self.sequences().await?;
+        all.into_iter().find(|s| s.name.name == name).with_context(|| format!("a sequence {name}"))
+    }
+
+    pub async fn state(&self, sequence: &Sequence) -> Result<State> {
+        match self.advancer.reader().read(self.client(), &[sequence]).await?.as_slice() {
+            [Reading::State(state)] => Ok(*state),
+            other => anyhow::bail!("expected a state of {}, got {other:?}", sequence.name),
+        }
+    }
+
+    /// One call of the advancer for one sequence.
+    pub async fn step(&self, sequence: &Sequence, seen: State, to: i64) -> Result<(Outcome, Lsn)> {
+        let done = self.advancer.advance(self.client(), &[Step { sequence, seen, to }]).await?;
+        Ok((done.outcomes[0], done.durable_at))
+    }
+}
+
+/// `last_value` and `is_called`, as a superuser reads them.
+pub async fn state(client: &Client, sequence: &str) -> Result<State> {
+    let row = client.query_one(&format!("SELECT last_value, is_called FROM {sequence}"), &[]).await?;
+    Ok(State { last_value: row.get(0), is_called: row.get(1) })
+}
+
+/// Waits until the sequence's `last_value` fulfils `condition`.
+pub async fn wait_for_value(
+    client: &Client,
+    sequence: &str,
+    what: &str,
+    condition: impl Fn(i64) -> bool,
+) -> Result<i64> {
+    let mut found = 0;
+    wait_until(&format!("{sequence} {what}"), PATIENCE, async || {
+        found = state(client, sequence).await?.last_value;
+        Ok(Probe::when(condition(found), || found.to_string()))
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Waits until the sequence is ahead of `id` by its next value.
+pub async fn wait_past(client: &Client, sequence: &str, id: i64) -> Result<i64> {
+    wait_for_value(client, sequence, &format!("past {id}"), |last| last >= id).await
+}
+
+/// The program, as the role with few rights, looking often.
+pub fn command(pair: &Pair, slot: &str) -> ShadowCommand {
+    ShadowCommand::new(["--slot", slot])
+        .arg("--publisher")
+        .arg(pair.shadow_publisher_conninfo())
+        .arg("--subscriber")
+        .arg(pair.shadow_subscriber_conninfo())
+        .args_pairs(&[
+            ("--verify-interval", "200ms"),
+            ("--poll-interval", "1s"),
+            ("--refresh-interval", "1s"),
+        ])
+}
+
+/// Adds flags with values.
+pub trait ArgsPairs {
+    #[must_use]
+    fn args_pairs(self, pairs: &[(&str, &str)]) -> Self;
+}
+
+impl ArgsPairs for ShadowCommand {
+    fn args_pairs(self, pairs: &[(&str, &str)]) -> Self {
+        pairs.iter().fold(self, |command, (flag, value)| command.arg(*flag).arg(*value))
+    }
+}
+
+/// Starts it and waits until it streams.
+pub fn start(command: &ShadowCommand) -> Result<Shadow> {
+    let shadow = command.spawn()?;
+    shadow.wait_for_line("the sequences are protected", PATIENCE)?;
+    shadow.wait_for_line("streaming", PATIENCE)?;
+    Ok(shadow)
+}
+
+/// The sequences' direction, as a sign.
+pub fn sign(sequence: &Sequence) -> i64 {
+    sequence.definition.increment.signum()
+}
+
+/// Connections of an application that draw ids in bursts.
+pub struct Applications {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<Result<Vec<i64>>>>,
+}
+
+impl Applications {
+    /// `count` connections; each draws up to `burst` ids at once and then pauses up to `pause`.
+    pub fn start(conninfo: &str, sequence: &str, count: u64, burst: i32, pause: Duration) -> Applications {
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks = (0..count)
+            .map(|number| {
+                let (conninfo, sequence, stop) = (conninfo.to_owned(), sequence.to_owned(), stop.clone());
+                tokio::spawn(async move {
+                    let mut random = StdRng::seed_from_u64(number);
+                    let client = connect(&conninfo).await?;
+                    let sql = format!("SELECT nextval('{sequence}') FROM generate_series(1, $1::int)");
+                    let statement = client.prepare(&sql).await?;
+                    let mut drawn = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let rows = client.query(&statement, &[&random.random_range(1..=burst)]).await?;
+                        drawn.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+                        let pause_us = u64::try_from(pause.as_micros()).unwrap_or(0);
+                        if pause_us > 0 && random.random_bool(0.5) {
+                            tokio::time::sleep(Duration::from_micros(random.random_range(0..pause_us))).await;
+                        }
+                    }
+                    Ok(drawn)
+                })
+            })
+            .collect();
+        Applications { stop, tasks }
+    }
+
+    /// All ids drawn by all connections.
+    pub async fn stop(self) -> Result<Vec<i64>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        for task in self.tasks {
+            all.extend(task.await??);
+        }
+        Ok(all)
+    }
+}
+
+/// How many of `ids` came more than once.
+pub fn duplicates(mut ids: Vec<i64>) -> usize {
+    let total = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    total - ids.len()
+}
+
+/// Reads a sequence again and again.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<Watched>>,
+}
+
+/// What a [`Watch`] saw.
+#[derive(Debug, Default)]
+pub struct Watched {
+    pub looks: u64,
+    pub setbacks: Vec<(i64, i64)>,
+}
+
+impl Watch {
+    pub fn start(conninfo: &str, sequence: &str, sign: i64) -> Watch {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (conninfo, sequence, told) = (conninfo.to_owned(), sequence.to_owned(), stop.clone());
+        let task = tokio::spawn(async move {
+            let client = connect(&conninfo).await?;
+            let statement = client.prepare(&format!("SELECT last_value, is_called FROM {sequence}")).await?;
+            let mut watched = Watched::default();
+            let mut known: Option<i64> = None;
+            while !told.load(Ordering::Relaxed) {
+                let now: i64 = client.query_one(&statement, &[]).await?.get(0);
+                if let Some(known) = known.filter(|known| now * sign < known * sign) {
+                    watched.setbacks.push((known, now));
+                }
+                known = Some(now);
+                watched.looks += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(watched)
+        });
+        Watch { stop, task }
+    }
+
+    pub async fn stop(self) -> Result<Watched> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
