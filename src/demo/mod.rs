@@ -45,6 +45,8 @@ use view::{Control, Moment};
 const FRAME: Duration = Duration::from_millis(100);
 /// Over this time rows per second are counted.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
+/// How long an interrupted fetch may take to end.
+const FETCH_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the shadow may take to look at everything for the first time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -98,10 +100,14 @@ pub async fn run(options: &Options, mut interrupt: Interrupt) -> Result<(), Demo
 async fn choose(bindirs: &[PathBuf], interrupt: &mut Interrupt) -> Result<Choice, DemoError> {
     let bindirs = bindirs.to_vec();
     let announce = |what: String| eprintln!("seqshadow: {what}");
-    let chosen = tokio::task::spawn_blocking(move || choose::choose(&bindirs, announce));
+    let mut choosing = tokio::task::spawn_blocking(move || choose::choose(&bindirs, announce));
     let chosen = tokio::select! {
-        chosen = chosen => chosen,
-        signal = interrupt.wait() => return Err(DemoError::Interrupted(signal)),
+        chosen = &mut choosing => chosen,
+        signal = interrupt.wait() => {
+            // A package client that got the signal too needs a moment to clean up.
+            let _ = timeout(FETCH_PATIENCE, choosing).await;
+            return Err(DemoError::Interrupted(signal));
+        }
     };
     match chosen {
         // The terminal's Ctrl-C ends the package client too, and its failure may be noticed first.

@@ -68,7 +68,7 @@ pub fn closing(outcomes: &[Outcome]) -> Vec<Line> {
     lines.push(Line::new().add(Style::Bold, " Next: the same for your own servers"));
     lines.extend(plain(&[
         "   seqshadow --slot orders --publisher 'host=old dbname=app user=seqshadow' \\".to_owned(),
-        "                         --subscriber 'host=new dbname=app user=seqshadow'".to_owned(),
+        "                           --subscriber 'host=new dbname=app user=seqshadow'".to_owned(),
     ]));
     lines
 }

@@ -99,16 +99,18 @@ fn figures(moment: &Moment) -> Line {
         Doing::Idle => ("idle", Style::Warning),
     };
     let rate = format!("{:.0}", moment.rows_per_second);
-    Line::new()
+    let lag = bytes(moment.lag_bytes);
+    let line = Line::new()
         .add(Style::Dim, " slot ")
         .add(Style::Plain, SLOT)
         .add(Style::Plain, " ")
-        .add(style, doing)
+        .left(style, doing, 11)
         .add(Style::Dim, "  rows/s ")
         .left(Style::Plain, &rate, 7)
         .add(Style::Dim, " rows ")
-        .left(Style::Plain, &count(moment.rows), 11)
-        .to_margin(Style::Plain, &format!("lag {:>7}", bytes(moment.lag_bytes)))
+        .left(Style::Plain, &count(moment.rows), 11);
+    let gap = (COLUMNS - 1).saturating_sub(line.width() + lag.chars().count());
+    line.right(Style::Dim, "lag ", gap).add(Style::Plain, lag)
 }
 
 fn header() -> Line {
@@ -214,7 +216,7 @@ mod tests {
         Moment {
             elapsed: Duration::from_secs(4),
             length: Duration::from_secs(10),
-            rows: 1_234_567_890,
+            rows: 123_456_789,
             rows_per_second: 123_456.7,
             doing: Doing::Connecting,
             lag_bytes: 123_456,
@@ -240,6 +242,7 @@ mod tests {
         let text =
             |moment: &Moment| view(moment).iter().map(|line| line.render(false) + "\n").collect::<String>();
         assert!(!text(&moment).contains("behind"), "{}", text(&moment));
+        assert!(text(&moment).contains("lag 121 kB"), "{}", text(&moment));
         assert!(text(&moment).contains("-1,000"), "the control: {}", text(&moment));
         moment.sequences[0].behind = true;
         assert!(text(&moment).contains("behind"), "{}", text(&moment));
