@@ -14,13 +14,14 @@ pub const SLOT: &str = "shadow";
 /// How long anything that must happen may take on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `seqshadow` for this pair with more arguments. Every sixth poll is one of everything.
+/// `seqshadow` for this pair with more arguments, which beat ours. Every sixth poll is one of everything.
 #[must_use]
 pub fn command(pair: &Pair, more: &[&str]) -> ShadowCommand {
     let (publisher, subscriber) = (pair.shadow_publisher_conninfo(), pair.shadow_subscriber_conninfo());
     let fixed = ["--slot", SLOT, "--publisher", &publisher, "--subscriber", &subscriber];
-    let pace = ["--poll-interval", "300ms", "--refresh-interval", "1s"];
-    let all = fixed.iter().chain(&pace).chain(more).map(|arg| (*arg).to_owned());
+    let pace = [["--poll-interval", "300ms"], ["--refresh-interval", "1s"]];
+    let pace = pace.iter().filter(|[flag, _]| !more.contains(flag)).flatten();
+    let all = fixed.iter().chain(pace).chain(more).map(|arg| (*arg).to_owned());
     ShadowCommand::new(all)
 }
 

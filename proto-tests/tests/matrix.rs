@@ -6,6 +6,7 @@
 //! and prints a line for each.
 
 use anyhow::{Context as _, Result, ensure};
+use proto_tests::binary::binary;
 use proto_tests::journal::Journal;
 use proto_tests::load::{Load, LoadOptions};
 use proto_tests::oracle::{behind, judge};
@@ -23,6 +24,7 @@ const LOAD: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_sequence_is_ahead_on_every_pair_of_majors() {
+    binary(); // built before the clock runs
     let mut failures = Vec::new();
     for (publisher_major, subscriber_major) in majors::pairs() {
         let begun = Instant::now();
@@ -78,10 +80,20 @@ async fn converge(publisher_major: u32, subscriber_major: u32) -> Result<()> {
             .context("partitions as their root")?;
     }
     ensure!(shadow.is_running(), "it ended: {}", shadow.stderr_lines().join("\n"));
-    ensure!(shadow.complaints().is_empty(), "nothing went wrong, and yet: {:?}", shadow.complaints());
+    let mut complaints = shadow.complaints();
+    complaints.retain(|line| !is_of_an_undescribed_root(line, publisher_major));
+    ensure!(complaints.is_empty(), "nothing went wrong, and yet: {complaints:?}");
     let watched = watcher.stop().await?;
     ensure!(watched.rounds > 10 && watched.setbacks.is_empty(), "{watched:?}");
     Ok(())
+}
+
+/// Publishers before 15 do not describe the root when an open stream begins to name it (`schema_sent` in pgoutput.c is
+/// only cleared when the table changes). Native subscribers fail and connect again, and so do we.
+fn is_of_an_undescribed_root(line: &str, publisher_major: u32) -> bool {
+    publisher_major < 15
+        && line.contains("the stream is interrupted")
+        && line.contains("not described before")
 }
 
 fn start_load(pair: &Pair, zoo: &Zoo, seed: u64) -> Load {
@@ -105,6 +117,8 @@ async fn taken_over(
     subscriber: &Client,
 ) -> Result<()> {
     ensure!(journal.len() > 500, "a load of {} ids proves little", journal.len());
+    let wrap_around = "SELECT nextval('zoo.cycling') FROM generate_series(1, 27)";
+    publisher.execute(wrap_around, &[]).await?;
     pair.catch_up().await?;
     wait_until("every sequence ahead", PATIENCE, async || {
         let faults = behind(zoo, journal, None, subscriber).await?;
