@@ -111,11 +111,24 @@ impl Confirm {
         self.observed = self.observed.max(lsn);
     }
 
-    /// A sequence is durably where the receipt says.
+    /// A sequence is durably where the receipt says, which may be short of where it was before.
     pub fn accept(&mut self, receipt: &Receipt) {
         let slot = receipt.slot();
+        let confirmed = self.confirmed;
         if let Some(account) = self.accounts.get_mut(slot as usize) {
             account.durable = receipt.state().is_called.then_some(receipt.state().last_value);
+            if account.is_settled() {
+                self.owed.remove(&slot);
+            } else {
+                self.owed.entry(slot).or_insert(confirmed);
+            }
+        }
+    }
+
+    /// The furthest mark was set aside: `mark` is the furthest of the others.
+    pub fn set_aside(&mut self, slot: u32, mark: Option<i64>) {
+        if let Some(account) = self.accounts.get_mut(slot as usize) {
+            account.mark = mark;
             self.settle(slot);
         }
     }
@@ -251,6 +264,31 @@ mod tests {
         for no in ["", "seqshadow2", "FIRST 1 (a, b)"] {
             assert!(!matches(no), "{no}");
         }
+    }
+
+    #[test]
+    fn a_receipt_short_of_the_mark_holds_the_position_again() {
+        let mut confirm = two_sequences();
+        confirm.owe(0, 5);
+        confirm.accept(&receipt(0, 50));
+        confirm.observe(Lsn(20));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        confirm.accept(&receipt(0, 1));
+        confirm.observe(Lsn(30));
+        assert_eq!((confirm.flush().lsn(), confirm.owing()), (Lsn(20), 1));
+    }
+
+    #[test]
+    fn an_id_set_aside_is_owed_no_more_and_the_others_are() {
+        let mut confirm = two_sequences();
+        confirm.owe(0, 5);
+        confirm.owe(0, 2_147_483_647);
+        confirm.observe(Lsn(20));
+        confirm.accept(&receipt(0, 4));
+        confirm.set_aside(0, Some(5));
+        assert_eq!(confirm.flush().lsn(), Lsn(0));
+        confirm.accept(&receipt(0, 5));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! time, for the keeper. A mark is a maximum, so the latest wins and memory is bounded by the number of sequences;
 //! the stream never waits for the subscriber.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -42,8 +42,8 @@ struct Inner {
     up_to: Lsn,
     rows: u64,
     unknown_tables: bool,
-    /// The limits of all sequences, and which of them the stream has not taken yet.
-    limits: HashMap<u32, i64>,
+    /// From where on an id is an outlier, by dense index, and of which the stream has yet to hear.
+    limits: BTreeMap<u32, i64>,
     new_limits: BTreeSet<u32>,
 }
 
@@ -130,11 +130,10 @@ impl Handover {
         new.into_iter().filter_map(|slot| Some((slot, *inner.limits.get(&slot)?))).collect()
     }
 
-    /// A new stream knows no limits yet: it takes them all.
-    pub fn all_limits(&self) -> Vec<(u32, i64)> {
+    /// A new stream begins: it needs all of them.
+    pub fn tell_all_limits(&self) {
         let mut inner = self.lock();
-        inner.new_limits.clear();
-        inner.limits.iter().map(|(slot, limit)| (*slot, *limit)).collect()
+        inner.new_limits = inner.limits.keys().copied().collect();
     }
 }
 
@@ -168,18 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn a_new_stream_learns_every_limit_and_a_running_one_the_new_ones() {
+    fn a_new_stream_hears_of_every_limit() {
         let handover = Handover::default();
-        handover.limit(1, 10);
-        handover.limit(2, 20);
-        handover.limit(1, 11);
-        assert_eq!(handover.take_limits(), [(1, 11), (2, 20)]);
-        handover.limit(2, 21);
-        assert_eq!(handover.take_limits(), [(2, 21)]);
-        let mut all = handover.all_limits();
-        all.sort_unstable();
-        assert_eq!(all, [(1, 11), (2, 21)]);
+        handover.limit(0, 5);
+        handover.limit(0, 7);
+        handover.limit(3, -1);
+        assert_eq!(handover.take_limits(), [(0, 7), (3, -1)]);
         assert!(handover.take_limits().is_empty());
+        handover.tell_all_limits();
+        assert_eq!(handover.take_limits(), [(0, 7), (3, -1)]);
     }
 
     #[test]

@@ -97,15 +97,6 @@ impl Observer {
         self.restarts.clear();
     }
 
-    /// From where on ids are kept apart, by dense index.
-    pub fn limit(&mut self, limits: &[(u32, i64)]) {
-        for (slot, limit) in limits {
-            if let Some(mark) = self.marks.get_mut(*slot as usize) {
-                mark.limit = limit ^ mark.flip;
-            }
-        }
-    }
-
     /// A new connection begins between transactions; what was open before will be sent again.
     pub fn connection_lost(&mut self) {
         self.in_transaction = false;
@@ -133,9 +124,23 @@ impl Observer {
         self.rows
     }
 
-    /// Hands over what changed since the last call, and takes the keeper's new limits.
+    /// Takes the keeper's new limits. To be called before a batch is decoded, so that it is judged by the newest.
+    pub fn take_limits(&mut self, handover: &Handover) {
+        for (slot, limit) in handover.take_limits() {
+            let Some(mark) = self.marks.get_mut(slot as usize) else { continue };
+            mark.limit = limit ^ mark.flip;
+            // An id past it must not hide those within it.
+            for known in [&mut mark.furthest, &mut mark.before_truncate] {
+                if known.is_some_and(|key| key > mark.limit) {
+                    mark.beyond = mark.beyond.max(known.take());
+                    touch(&mut mark.dirty, slot, &mut self.dirty);
+                }
+            }
+        }
+    }
+
+    /// Hands over what changed since the last call.
     pub fn give(&mut self, handover: &Handover) {
-        self.limit(&handover.take_limits());
         let marks = &mut self.marks;
         let seen = self.dirty.drain(..).filter_map(|slot| {
             let mark = marks.get_mut(slot as usize)?;
@@ -166,7 +171,7 @@ impl Observer {
                 mark.before_truncate = None;
                 mark.beyond = None;
                 mark.restarted = Some(end_lsn);
-                touch(mark, slot, &mut self.dirty);
+                touch(&mut mark.dirty, slot, &mut self.dirty);
             }
         }
     }
@@ -176,7 +181,7 @@ impl Observer {
         for slot in slots {
             if let Some(mark) = self.marks.get_mut(*slot as usize) {
                 mark.furthest = mark.furthest.max(mark.before_truncate.take());
-                touch(mark, *slot, &mut self.dirty);
+                touch(&mut mark.dirty, *slot, &mut self.dirty);
             }
         }
     }
@@ -193,9 +198,9 @@ impl Observer {
 }
 
 #[inline]
-fn touch(mark: &mut Mark, slot: u32, dirty: &mut Vec<u32>) {
-    if !mark.dirty {
-        mark.dirty = true;
+fn touch(is_dirty: &mut bool, slot: u32, dirty: &mut Vec<u32>) {
+    if !*is_dirty {
+        *is_dirty = true;
         dirty.push(slot);
     }
 }
@@ -232,7 +237,7 @@ impl Sink for Observer {
         let best = if key <= mark.limit { &mut mark.furthest } else { &mut mark.beyond };
         if best.is_none_or(|known| key > known) {
             *best = Some(key);
-            touch(mark, slot, &mut self.dirty);
+            touch(&mut mark.dirty, slot, &mut self.dirty);
         }
     }
 

@@ -84,7 +84,8 @@ impl Reader {
     pub async fn prepare(client: &Client) -> Result<Self, Error> {
         let last_values = client
             .prepare_typed(
-                "SELECT t.o, pg_sequence_last_value(t.o::regclass) FROM unnest($1) AS t(o)
+                "SELECT t.o, pg_sequence_last_value(t.o::regclass), has_sequence_privilege(t.o, 'USAGE, SELECT')
+                   FROM unnest($1) AS t(o)
                   WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = t.o)",
                 &[Type::OID_ARRAY],
             )
@@ -140,7 +141,7 @@ impl Reader {
         let found = self.last_values(client, &oids).await?;
         let uncalled: Vec<&Sequence> = sequences
             .iter()
-            .filter(|s| s.privileges.select && found.get(&s.oid.0) == Some(&None))
+            .filter(|s| s.privileges.select && found.get(&s.oid.0) == Some(&LastValue::Null))
             .copied()
             .collect();
         let uncalled = states(client, &uncalled).await?;
@@ -150,20 +151,38 @@ impl Reader {
             }
             match (found.get(&sequence.oid.0), uncalled.get(&sequence.oid.0)) {
                 (None, _) => Reading::Gone,
-                (Some(Some(last_value)), _) => {
+                (Some(LastValue::Denied), _) => Reading::Denied,
+                (Some(LastValue::Called(last_value)), _) => {
                     Reading::State(State { last_value: *last_value, is_called: true })
                 }
-                (Some(None), Some(state)) => Reading::State(*state),
-                (Some(None), None) => Reading::Uncalled,
+                (Some(LastValue::Null), Some(state)) => Reading::State(*state),
+                (Some(LastValue::Null), None) => Reading::Uncalled,
             }
         };
         Ok(sequences.iter().map(reading).collect())
     }
 
-    async fn last_values(&self, client: &Client, oids: &[u32]) -> Result<HashMap<u32, Option<i64>>, Error> {
+    async fn last_values(&self, client: &Client, oids: &[u32]) -> Result<HashMap<u32, LastValue>, Error> {
         let rows = client.query(&self.last_values, &[&oids]).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let last_value = |row: &tokio_postgres::Row| -> Result<LastValue, Error> {
+            let permitted = row.try_get::<_, Option<bool>>(2)?.unwrap_or(false);
+            Ok(match row.try_get(1)? {
+                Some(last_value) => LastValue::Called(last_value),
+                None if permitted => LastValue::Null,
+                None => LastValue::Denied,
+            })
+        };
+        rows.iter().map(|row| Ok((row.try_get(0)?, last_value(row)?))).collect()
     }
+}
+
+/// What `pg_sequence_last_value` answers. New majors answer NULL, not an error, where a right was taken away since the
+/// catalog was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastValue {
+    Called(i64),
+    Null,
+    Denied,
 }
 
 impl From<Trouble> for Reading {

@@ -50,8 +50,12 @@ fn unseen(
     published: &HashMap<QualifiedName, Published>,
 ) -> Option<String> {
     let column = format!("{}.{}", consumer.table, crate::types::quote_identifier(&consumer.column));
-    if let Readable::No(why) = consumer.readable {
-        return Some(format!("{column}: {why}"));
+    match consumer.readable {
+        Readable::Yes(_) => {}
+        Readable::No(why) => return Some(format!("{column}: {why}")),
+        Readable::NotNow => {
+            return Some(format!("{} is locked, its default will be read later", consumer.table));
+        }
     }
     // With publish_via_partition_root the rows of a partition come under the name of its root.
     let through_root = || {

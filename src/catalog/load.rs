@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row};
 
 use super::default_expression::{Shape, classify};
@@ -17,7 +18,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, format_t
        has_sequence_privilege(c.oid, 'USAGE') AND has_schema_privilege(n.oid, 'USAGE'),
        has_sequence_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
        has_sequence_privilege(c.oid, 'UPDATE') AND has_schema_privilege(n.oid, 'USAGE'),
-       pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text
+       pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text,
+       has_schema_privilege(n.oid, 'USAGE')
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_sequence s ON s.seqrelid = c.oid
@@ -27,6 +29,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, format_t
 /// Every column behind which a sequence stands: owned and identity (`pg_depend` from the sequence to the column),
 /// defaults (`pg_depend` from the default to the sequence), and the same column in every partition or inheriting
 /// table below, whose rows get their ids through the parent.
+///
+/// `pg_get_expr` locks the table that it names. Where one is being truncated, [`LOCKED`] stands in the place of
+/// [`NOT_LOCKED`], and the defaults of such tables are left out.
 const CONSUMERS: &str = "
 WITH RECURSIVE direct AS (
     SELECT d.objid AS seq, d.refobjid AS rel, d.refobjsubid::int2 AS attnum, d.deptype::text AS link
@@ -52,14 +57,15 @@ WITH RECURSIVE direct AS (
 )
 SELECT k.seq, n.nspname::text, c.relname::text, c.oid, a.attname::text, k.link,
        t.base::regtype::text, c.relkind = 'p',
-       coalesce(pg_get_expr(own.adbin, own.adrelid), pg_get_expr(top.adbin, top.adrelid)),
+       CASE WHEN NOT lock.held THEN coalesce(pg_get_expr(own.adbin, own.adrelid), pg_get_expr(top.adbin, top.adrelid))
+        END,
        has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
        EXISTS (SELECT FROM pg_index i
                 WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indisready
                   AND i.indpred IS NULL
                   AND (SELECT am.amname = 'btree' FROM pg_class ic JOIN pg_am am ON am.oid = ic.relam
                         WHERE ic.oid = i.indexrelid)),
-       k.rel <> k.top
+       k.rel <> k.top, lock.held AND coalesce(own.oid, top.oid) IS NOT NULL
   FROM consumers k
   JOIN pg_class c ON c.oid = k.rel AND c.relkind IN ('r', 'p', 'f')
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -68,8 +74,15 @@ SELECT k.seq, n.nspname::text, c.relname::text, c.oid, a.attname::text, k.link,
   LEFT JOIN pg_attrdef own ON own.adrelid = c.oid AND own.adnum = a.attnum
   LEFT JOIN pg_attribute ta ON ta.attrelid = k.top AND ta.attname = k.attname
   LEFT JOIN pg_attrdef top ON top.adrelid = k.top AND top.adnum = ta.attnum
+ CROSS JOIN LATERAL (SELECT false) AS lock(held)
  WHERE n.nspname !~ '^pg_'
  ORDER BY k.seq, n.nspname, c.relname, a.attname";
+
+const NOT_LOCKED: &str = "(SELECT false)";
+/// Whether somebody holds or awaits AccessExclusive on the table.
+const LOCKED: &str = "(SELECT c.oid = ANY (ARRAY(SELECT l.relation FROM pg_locks l
+        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))))";
 
 /// Reads the catalog of the database that `client` is connected to.
 ///
@@ -77,7 +90,14 @@ SELECT k.seq, n.nspname::text, c.relname::text, c.oid, a.attname::text, k.link,
 /// The server's or the connection's error, unchanged.
 pub async fn load(client: &Client) -> Result<Catalog, Error> {
     let (sequences, consumers) =
-        futures_util::future::try_join(client.query(SEQUENCES, &[]), client.query(CONSUMERS, &[])).await?;
+        futures_util::future::join(client.query(SEQUENCES, &[]), client.query(CONSUMERS, &[])).await;
+    let sequences = sequences?;
+    let consumers = match consumers {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            client.query(&CONSUMERS.replace(NOT_LOCKED, LOCKED), &[]).await?
+        }
+        other => other?,
+    };
     let mut by_sequence: HashMap<Oid, Vec<Consumer>> = HashMap::new();
     for row in &consumers {
         let sequence = Oid(row.try_get::<_, u32>(0)?);
@@ -113,8 +133,10 @@ fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Op
         row.try_get::<_, Option<bool>>(12)?,
         row.try_get::<_, Option<bool>>(13)?,
         row.try_get::<_, Option<bool>>(14)?,
+        row.try_get::<_, Option<bool>>(16)?,
     );
-    let (Ok(definition), (Some(usage), Some(select), Some(update), Some(owner))) = (definition, privileges)
+    let (Ok(definition), (Some(usage), Some(select), Some(update), Some(owner), Some(schema))) =
+        (definition, privileges)
     else {
         return Ok(None);
     };
@@ -129,7 +151,7 @@ fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Op
         },
         data_type: row.try_get(4)?,
         definition,
-        privileges: Privileges { usage, select, update, owner },
+        privileges: Privileges { schema, usage, select, update, owner },
         consumers: consumers.remove(&oid).unwrap_or_default(),
     }))
 }
@@ -153,7 +175,11 @@ fn consumer(row: &Row) -> Result<Consumer, Error> {
         table_oid: Oid(row.try_get::<_, u32>(3)?),
         column: row.try_get(4)?,
         link,
-        readable: readable(link, &base_type, expression.as_deref()),
+        readable: if row.try_get(12)? {
+            Readable::NotNow
+        } else {
+            readable(link, &base_type, expression.as_deref())
+        },
         range,
         indexed: numeric && row.try_get::<_, bool>(10)?,
         numeric,

@@ -27,6 +27,8 @@ pub enum Persistence {
 /// What our role may do with a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Privileges {
+    /// USAGE of the schema, without which none of the next three is of use (they are false then).
+    pub schema: bool,
     pub usage: bool,
     pub select: bool,
     pub update: bool,
@@ -64,6 +66,8 @@ pub enum Link {
 pub enum Readable {
     Yes(IdFormat),
     No(&'static str),
+    /// The table is locked, so its default could not be read.
+    NotNow,
 }
 
 /// A column whose values come from a sequence.
@@ -103,6 +107,19 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// Takes over from an earlier reading what could not be read this time. Says whether anything is still missing.
+    pub fn remember(&mut self, earlier: Option<&Sequence>) -> bool {
+        let mut missing = false;
+        for consumer in self.consumers.iter_mut().filter(|c| c.readable == Readable::NotNow) {
+            missing = true;
+            let same = |c: &&Consumer| c.table_oid == consumer.table_oid && c.column == consumer.column;
+            if let Some(known) = earlier.and_then(|earlier| earlier.consumers.iter().find(same)) {
+                consumer.readable = known.readable.clone();
+            }
+        }
+        missing
+    }
+
     /// What the sequence and every one of its consumers can hold.
     #[must_use]
     pub fn bounds(&self) -> Bounds {

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::managed::Managed;
+use super::managed::{Beyond, Managed};
+use super::own_tables::{Found, InOwnTable};
 use super::{Input, Keeper};
 use crate::catalog::coverage::Coverage;
-use crate::handover::Seen;
+use crate::handover::{Seen, further};
 use crate::publisher::poll::{PublisherValue, Report, Request};
 use crate::registry::Class;
 use crate::types::{Lsn, Oid};
@@ -22,7 +24,7 @@ impl Keeper {
             Input::Stream => self.stream_news(),
             Input::Report(report) => self.publisher_news(*report),
             Input::OwnTables(found) => {
-                self.table_news(found);
+                self.take_own_tables(found);
                 let outliers = self.settings().outliers;
                 self.own_tables.read_again_if_asked(&self.managed, outliers);
             }
@@ -51,29 +53,35 @@ impl Keeper {
             }
             if let Some(at) = restarted {
                 info!(sequence = %managed.sequence.name, lsn = %at, "restarted on the publisher by TRUNCATE: ids before it count no more");
-                managed.restarted(at);
+                managed.restarted(at, now);
                 self.confirm.restart(slot);
                 seed = true;
             }
-            // The stream may have known no limit yet, or an older one.
-            let is_past = |id: &i64| managed.sequence.definition.is_past(*id, managed.limit(outliers));
-            let (furthest, beyond) = match furthest.filter(is_past) {
-                Some(id) => (None, crate::handover::further(managed.descending(), beyond, Some(id))),
-                None => (furthest, beyond),
+            let (within, hiding) = match furthest {
+                Some(id) if managed.is_beyond(id, outliers) => (None, Some(id)),
+                within => (within, None),
             };
-            if let Some(id) = furthest {
+            if let Some(id) = within {
                 managed.seen_in_stream(id);
                 self.confirm.owe(slot, id);
             }
-            if let Some(id) = beyond {
-                if managed.seen_beyond(id, outliers) {
-                    let _ = self.links.requests.try_send(Request::Sequence(managed.oid()));
-                } else if managed.set_aside.is_none() {
+            if let Some(id) = further(managed.descending(), hiding, beyond) {
+                let verdict = managed.seen_beyond(id, outliers);
+                if verdict != Beyond::Known {
+                    // Until the publisher has answered it may be an id like any other.
                     self.confirm.owe(slot, id);
+                }
+                if verdict == Beyond::Ask {
+                    let _ = self.links.requests.try_send(Request::Sequence(managed.oid()));
                 }
             }
             managed.measure(now, self.last_delay);
             self.dirty.insert(slot);
+            if hiding.is_some() {
+                // The stream did not know the limit yet; what the far id hides from us lies in the tables.
+                self.tell_limit(slot);
+                seed = true;
+            }
         }
         self.confirm.observe(taken.up_to);
         if seed {
@@ -91,14 +99,11 @@ impl Keeper {
             ),
             Report::Values { tag, values } => self.values(tag, values),
             Report::Tables { tag, found, unread: _ } => {
-                let current = |(oid, ..): &(Oid, Option<i64>, Option<i64>)| {
-                    self.by_oid
-                        .get(oid)
-                        .and_then(|slot| self.managed.get(*slot as usize))
-                        .is_some_and(|managed| tag >= managed.epoch())
-                };
-                let found: Vec<_> = found.into_iter().filter(current).collect();
-                self.table_news(found);
+                for (oid, within, beyond) in found {
+                    if self.epoch(oid).is_some_and(|epoch| tag >= epoch) {
+                        self.take_table(oid, within, beyond, Managed::seen_in_table);
+                    }
+                }
             }
             // Ids that no stream showed and that the publisher's tables may not be asked for are here by now.
             Report::SubscriptionPast => {
@@ -143,13 +148,17 @@ impl Keeper {
                 warn!(sequence = %managed.sequence.name, %reason, "neither stream nor polls show the sequence: it is not followed");
             }
             if let Some(id) = managed.judge_outlier(outliers) {
+                self.confirm.set_aside(slot, managed.stream_mark());
                 warn!(
                     sequence = %managed.sequence.name, id, limit = managed.limit(outliers),
                     "an id lies too far past the publisher's sequence and is set aside: the sequence follows the rest; \
                      look at the row, or accept it with --outliers follow"
                 );
             }
-            managed.reconsider_set_aside(outliers);
+            if let Some(id) = managed.reconsider_set_aside(outliers) {
+                info!(sequence = %managed.sequence.name, id, "an id that was set aside is followed now");
+                self.confirm.owe(slot, id);
+            }
             let mismatch = managed.publisher_value().and_then(|v| v.mismatch.clone());
             if mismatch.is_some() && mismatch != mismatch_before {
                 warn!(sequence = %managed.sequence.name, mismatch = mismatch.as_deref(), "the definitions differ");
@@ -162,23 +171,40 @@ impl Keeper {
         }
     }
 
-    fn table_news(&mut self, found: Vec<(Oid, Option<i64>, Option<i64>)>) {
-        let now = self.born.elapsed();
-        let outliers = self.settings().outliers;
-        for (oid, within, beyond) in found {
-            let Some(slot) = self.by_oid.get(&oid).copied() else { continue };
-            let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
-            if let Some(id) = within {
-                managed.seen_in_table(id, now);
+    /// What lies in the subscriber's tables, unless a truncate has begun a new epoch since they were asked.
+    fn take_own_tables(&mut self, found: Found) {
+        for InOwnTable { oid, epoch, within, beyond } in found {
+            if self.epoch(oid) == Some(epoch) {
+                self.take_table(oid, within, beyond, Managed::seen_in_own_table);
             }
-            if let Some(id) = beyond
-                && managed.seen_beyond(id, outliers)
-            {
-                let _ = self.links.requests.try_send(Request::Sequence(oid));
-            }
-            self.tell_limit(slot);
-            self.dirty.insert(slot);
         }
+    }
+
+    fn epoch(&self, oid: Oid) -> Option<Lsn> {
+        let slot = self.by_oid.get(&oid)?;
+        self.managed.get(*slot as usize).map(Managed::epoch)
+    }
+
+    fn take_table(
+        &mut self,
+        oid: Oid,
+        within: Option<i64>,
+        beyond: Option<i64>,
+        seen: impl Fn(&mut Managed, i64, Duration),
+    ) {
+        let (now, outliers) = (self.born.elapsed(), self.settings().outliers);
+        let Some(slot) = self.by_oid.get(&oid).copied() else { return };
+        let Some(managed) = self.managed.get_mut(slot as usize) else { return };
+        if let Some(id) = within {
+            seen(managed, id, now);
+        }
+        if let Some(id) = beyond
+            && managed.seen_beyond(id, outliers) == Beyond::Ask
+        {
+            let _ = self.links.requests.try_send(Request::Sequence(oid));
+        }
+        self.tell_limit(slot);
+        self.dirty.insert(slot);
     }
 
     /// The stream keeps ids past the limit apart.

@@ -7,27 +7,25 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::catalog::coverage::Coverage;
-use crate::catalog::{Persistence, Sequence};
+use crate::catalog::{Consumer, Persistence, Sequence};
 use crate::config::Outliers;
 use crate::handover::further;
 use crate::plan::{Bounds, Column, Decision, Held, Lead, LeadMeter, State, decide, follow_exact, outlier};
 use crate::publisher::poll::PublisherValue;
 use crate::registry::{Class, SequenceStatus, Source};
-use crate::types::{Lsn, Oid};
+use crate::types::{Lsn, Oid, quote_identifier};
 
 /// Why a sequence is not moved now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {
     /// The plan cannot put it past its mark.
     Plan(Held),
-    /// Our role lacks a right.
+    /// Our role lacks a right: the catalog says so, or the server did.
     Denied,
     /// It is locked on the subscriber (a truncate in progress): tried again soon.
     Locked,
     /// The server refused for another reason: tried again.
     Failed,
-    /// It cannot be read, so where it stands is not known.
-    Unreadable,
 }
 
 impl Hold {
@@ -35,6 +33,15 @@ impl Hold {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         matches!(self, Hold::Locked | Hold::Failed)
+    }
+
+    /// Whether `other` is the same news for a person: a held sequence's mark may well go on.
+    #[must_use]
+    pub fn is_like(&self, other: &Hold) -> bool {
+        match (self, other) {
+            (Hold::Plan(one), Hold::Plan(other)) => one.is_like(other),
+            _ => self == other,
+        }
     }
 }
 
@@ -50,6 +57,17 @@ pub enum Todo {
     Hold(Hold),
 }
 
+/// What to do about an id past the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// It is within the limit by now.
+    Follow,
+    /// It is set aside already.
+    Known,
+    /// Ask the publisher before it is set aside.
+    Ask,
+}
+
 /// One sequence of the subscriber.
 #[derive(Debug)]
 pub struct Managed {
@@ -61,13 +79,15 @@ pub struct Managed {
     pub coverage: Option<Coverage>,
     stream: Option<i64>,
     publisher: Option<(Lsn, PublisherValue)>,
+    /// The furthest in the publisher's tables, and in our own.
     table: Option<i64>,
+    own_table: Option<i64>,
+    /// The subscriber has yet to apply a truncate that the stream has shown: what lies in its tables is of before.
+    truncate_to_come: bool,
     /// Readings of the publisher from before this position count no more.
     epoch: Lsn,
     /// Where the subscriber's sequence was last seen.
     pub state: Option<State>,
-    /// The `last_value` that we left it at; short of it, it went back.
-    pub promised: Option<i64>,
     pub hold: Option<Hold>,
     /// What the publisher said first was acted on: it is ahead, or held, or left out.
     pub settled: bool,
@@ -95,9 +115,10 @@ impl Managed {
             stream: None,
             publisher: None,
             table: None,
+            own_table: None,
+            truncate_to_come: false,
             epoch: Lsn::ZERO,
             state: None,
-            promised: None,
             hold: None,
             settled: false,
             retry_at: None,
@@ -117,9 +138,8 @@ impl Managed {
         if self.sequence.definition.increment != sequence.definition.increment {
             self.meter = LeadMeter::new(sequence.definition.increment);
         }
-        let mendable = matches!(self.hold, Some(Hold::Plan(_) | Hold::Denied | Hold::Unreadable));
-        if mendable {
-            self.hold = None;
+        // What the catalog may have mended is looked at again at once; the hold itself ends when it works.
+        if matches!(self.hold, Some(Hold::Plan(_) | Hold::Denied)) {
             self.retry_at = None;
         }
         self.bounds = sequence.bounds();
@@ -158,6 +178,7 @@ impl Managed {
             (self.stream, Source::Stream),
             (self.publisher.as_ref().and_then(|(_, value)| value.mark), Source::Sequence),
             (self.table, Source::Table),
+            (self.own_table, Source::Table),
         ];
         let mut best: Option<(i64, Source)> = None;
         for (mark, source) in known {
@@ -169,17 +190,29 @@ impl Managed {
         best
     }
 
-    /// An id within the limit from the stream. Says whether it is news.
-    pub fn seen_in_stream(&mut self, id: i64) -> bool {
-        let before = self.stream;
+    /// An id within the limit from the stream.
+    pub fn seen_in_stream(&mut self, id: i64) {
         self.stream = further(self.descending(), self.stream, Some(id));
-        before != self.stream
     }
 
-    /// An id within the limit from a table.
+    /// The furthest id that the stream showed and that is followed.
+    #[must_use]
+    pub fn stream_mark(&self) -> Option<i64> {
+        self.stream
+    }
+
+    /// An id within the limit from a table of the publisher.
     pub fn seen_in_table(&mut self, id: i64, now: Duration) {
         self.table = further(self.descending(), self.table, Some(id));
         // What lay there is not the pace of today.
+        if let Some((mark, Source::Table)) = self.mark() {
+            self.meter.rebase(now, mark);
+        }
+    }
+
+    /// The same, from a table of the subscriber.
+    pub fn seen_in_own_table(&mut self, id: i64, now: Duration) {
+        self.own_table = further(self.descending(), self.own_table, Some(id));
         if let Some((mark, Source::Table)) = self.mark() {
             self.meter.rebase(now, mark);
         }
@@ -218,11 +251,15 @@ impl Managed {
         self.epoch
     }
 
-    /// A committed TRUNCATE … RESTART IDENTITY: what was known before counts no more.
-    pub fn restarted(&mut self, at: Lsn) {
+    /// A committed TRUNCATE … RESTART IDENTITY: what was known before counts no more. `now` is of the clock of
+    /// [`Self::measure`].
+    pub fn restarted(&mut self, at: Lsn, now: Duration) {
+        self.meter.rebase(now, self.sequence.definition.start);
         self.epoch = at;
         self.stream = None;
         self.table = None;
+        self.own_table = None;
+        self.truncate_to_come = true;
         if self.publisher.as_ref().is_some_and(|(tag, _)| *tag < at) {
             self.publisher = None;
         }
@@ -247,39 +284,53 @@ impl Managed {
         outlier::limit(&self.sequence.definition, &self.bounds, self.publisher_state(), mark)
     }
 
-    /// An id past the limit. Says whether the publisher must be asked.
-    pub fn seen_beyond(&mut self, id: i64, outliers: Outliers) -> bool {
-        let definition = self.sequence.definition;
-        if !definition.is_past(id, self.limit(outliers)) {
-            self.stream = further(self.descending(), self.stream, Some(id));
-            return false;
+    /// Whether `id` lies past the limit.
+    #[must_use]
+    pub fn is_beyond(&self, id: i64, outliers: Outliers) -> bool {
+        self.sequence.definition.is_past(id, self.limit(outliers))
+    }
+
+    /// An id that was past the limit when it was found.
+    pub fn seen_beyond(&mut self, id: i64, outliers: Outliers) -> Beyond {
+        if !self.is_beyond(id, outliers) {
+            self.seen_in_stream(id);
+            return Beyond::Follow;
         }
-        if self.set_aside.is_some_and(|known| !definition.is_past(id, known)) {
-            return false;
+        if self.set_aside.is_some_and(|known| !self.sequence.definition.is_past(id, known)) {
+            return Beyond::Known;
         }
         self.asking = further(self.descending(), self.asking, Some(id));
-        true
+        Beyond::Ask
+    }
+
+    /// The sequence was found short of where it was. Says whether that was a truncate that the stream has shown.
+    pub fn rewound(&mut self) -> bool {
+        self.rewinds += 1;
+        let expected = std::mem::take(&mut self.truncate_to_come);
+        if expected {
+            // Perhaps read before the truncate was applied here.
+            self.own_table = None;
+        }
+        expected
     }
 
     /// The publisher has answered: follow the id that was asked about, or set it aside. Returns one newly set aside.
     pub fn judge_outlier(&mut self, outliers: Outliers) -> Option<i64> {
         let id = self.asking.take()?;
-        if self.sequence.definition.is_past(id, self.limit(outliers)) {
+        if self.is_beyond(id, outliers) {
             self.set_aside = further(self.descending(), self.set_aside, Some(id));
             return Some(id);
         }
-        self.stream = further(self.descending(), self.stream, Some(id));
+        self.seen_in_stream(id);
         None
     }
 
-    /// Whether ids that were set aside are within reach now, or are to be followed after all.
-    pub fn reconsider_set_aside(&mut self, outliers: Outliers) {
-        if let Some(id) = self.set_aside
-            && !self.sequence.definition.is_past(id, self.limit(outliers))
-        {
-            self.set_aside = None;
-            self.stream = further(self.descending(), self.stream, Some(id));
-        }
+    /// An id that was set aside is within reach now, or is to be followed after all.
+    pub fn reconsider_set_aside(&mut self, outliers: Outliers) -> Option<i64> {
+        let id = self.set_aside.filter(|id| !self.is_beyond(*id, outliers))?;
+        self.set_aside = None;
+        self.seen_in_stream(id);
+        Some(id)
     }
 
     /// Tells the pace. `now` counts from any fixed instant.
@@ -328,17 +379,15 @@ impl Managed {
         self.publisher.as_ref().and_then(|(_, value)| value.state)
     }
 
-    /// Whether the sequence is found short of what we left it at.
+    /// Whether the sequence is found short of where it was seen before, by its next value.
     #[must_use]
     pub fn went_back(&self, now: State) -> bool {
-        if self.cycles() {
-            return false;
-        }
-        let definition = &self.sequence.definition;
-        self.promised.is_some_and(|promised| {
-            promised != now.last_value && definition.is_past(promised, now.last_value)
-                || promised == now.last_value && !now.is_called
-        })
+        let increment = i128::from(self.sequence.definition.increment);
+        let next = |state: State| {
+            i128::from(state.last_value) * increment.signum()
+                + if state.is_called { increment.abs() } else { 0 }
+        };
+        !self.cycles() && self.state.is_some_and(|seen| next(now) < next(seen))
     }
 
     /// Ids between the mark and the next value, in steps. Zero where it is behind.
@@ -362,27 +411,47 @@ impl Managed {
         self.mark().zip(next).is_some_and(|((mark, _), next)| !definition.is_past(next, mark))
     }
 
+    /// What must be granted to `role`, as far as the catalog knows: all of it where the catalog sees nothing missing.
+    fn missing_grants(&self, role: &str) -> String {
+        let (name, role) = (&self.sequence.name, quote_identifier(role));
+        let has = self.sequence.privileges;
+        let mut sql = String::new();
+        if !has.schema {
+            sql = format!("GRANT USAGE ON SCHEMA {} TO {role}; ", quote_identifier(&name.schema));
+        }
+        let rights = [("USAGE", has.usage), ("SELECT", has.select), ("UPDATE", has.update)];
+        let missing: Vec<&str> = rights.iter().filter(|(_, has)| !has).map(|(right, _)| *right).collect();
+        let missing =
+            if missing.is_empty() { "USAGE, SELECT, UPDATE".to_owned() } else { missing.join(", ") };
+        sql + &format!("GRANT {missing} ON SEQUENCE {name} TO {role};")
+    }
+
     /// Why it is held, with the SQL that mends it.
     #[must_use]
-    pub fn hold_text(&self, hold: &Hold) -> String {
+    pub fn hold_text(&self, hold: &Hold, role: &str) -> String {
         let name = &self.sequence.name;
         match hold {
             Hold::Plan(held) => {
+                let end = held.end().map(|end| end.value);
+                let too_narrow = |c: &&Consumer| {
+                    let (lowest, highest) = c.range.clone().into_inner();
+                    !c.inherited && c.numeric && end == Some(if self.descending() { lowest } else { highest })
+                };
                 let columns: Vec<Column<'_>> = self
                     .sequence
                     .consumers
                     .iter()
-                    .filter(|c| !c.inherited)
+                    .filter(too_narrow)
                     .map(|c| Column { table: &c.table, name: &c.column })
                     .collect();
                 let sql = held.mending_sql(name, &columns).join(" ");
                 if sql.is_empty() { held.to_string() } else { format!("{held}; on the subscriber: {sql}") }
             }
-            Hold::Denied | Hold::Unreadable => format!(
-                "our role lacks the right to read or advance it; on the subscriber: GRANT USAGE ON SCHEMA {} TO \
-                 CURRENT_ROLE_NAME; GRANT USAGE, SELECT, UPDATE ON SEQUENCE {name} TO CURRENT_ROLE_NAME;",
-                crate::types::quote_identifier(&name.schema)
-            ),
+            Hold::Denied => {
+                let sql = self.missing_grants(role);
+                let role = quote_identifier(role);
+                format!("the role {role} lacks the right to read or advance it; on the subscriber: {sql}")
+            }
             Hold::Locked => {
                 "it is locked on the subscriber (a TRUNCATE or ALTER SEQUENCE in progress)".to_owned()
             }
@@ -412,9 +481,7 @@ impl Managed {
             reasons.push(why.to_owned());
         }
         if let Some(hold) = &self.hold {
-            reasons.push(
-                self.hold_text(hold).replace("CURRENT_ROLE_NAME", &crate::types::quote_identifier(role)),
-            );
+            reasons.push(self.hold_text(hold, role));
         }
         match &self.coverage {
             Some(Coverage::Blind(why)) if self.excluded.is_none() => reasons.extend(why.iter().cloned()),

@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-pub use managed::{Hold, Managed, Todo};
-pub use own_tables::OwnTables;
+pub use managed::{Beyond, Hold, Managed, Todo};
+pub use own_tables::{InOwnTable, OwnTables};
 
 use crate::backoff::Backoff;
 use crate::catalog::{self, Catalog, Persistence, Readable, Sequence};
@@ -90,13 +90,15 @@ pub struct Keeper {
     refresh_wanted: bool,
     /// How long the last advance took, from its marks to its commit.
     last_delay: Option<Duration>,
+    /// Since when another writer has kept us from writing, and whether that was said.
+    busy: Option<(Instant, bool)>,
     own_tables: OwnTables,
 }
 
 enum Input {
     Stream,
     Report(Box<Report>),
-    OwnTables(Vec<(Oid, Option<i64>, Option<i64>)>),
+    OwnTables(own_tables::Found),
     GiveUp,
     Stop,
 }
@@ -124,6 +126,7 @@ impl Keeper {
             catalog_told: false,
             refresh_wanted: false,
             last_delay: None,
+            busy: None,
         }
     }
 
@@ -185,6 +188,8 @@ impl Keeper {
     async fn connected(&mut self, connection: &Connection, backoff: &mut Backoff) -> Result<(), SqlError> {
         let client = &connection.client;
         let advancer = within(Advancer::prepare(client)).await?;
+        let role = within(client.query_one("SELECT current_user::text", &[])).await?;
+        self.role = role.try_get(0)?;
         // It may be another server now (a fail-over, a restore): nothing is taken for granted.
         self.confirm.revoke_all();
         self.pending.forget();
@@ -229,6 +234,8 @@ impl Keeper {
                         self.look_for_copied_tables(client).await?;
                     }
                 }
+                // The last round of work ended before all was done, so that we listen in between.
+                () = std::future::ready(()), if !self.dirty.is_empty() => {}
                 () = sleep_until(receipt_at), if !self.pending.is_empty() => {}
                 () = sleep_until(retry_at.unwrap_or(receipt_at)), if retry_at.is_some() => self.retry_due(),
                 () = sleep_until(refresh_at) => self.refresh_wanted = true,
@@ -292,7 +299,7 @@ impl Keeper {
 
     /// Reads the catalog, and tells the poller and the stream if it changed.
     async fn refresh(&mut self, connection: &Connection) -> Result<(), SqlError> {
-        let found = match within(catalog::load(&connection.client)).await {
+        let mut found = match within(catalog::load(&connection.client)).await {
             Ok(found) => found,
             // Printing a default waits for a table that is being truncated: what is known holds until later.
             Err(SqlError::Query(error)) if trouble(&error).is_some() && !self.managed.is_empty() => {
@@ -302,6 +309,10 @@ impl Keeper {
             }
             Err(error) => return Err(error),
         };
+        for sequence in &mut found.sequences {
+            let earlier = self.by_oid.get(&sequence.oid).and_then(|slot| self.managed.get(*slot as usize));
+            self.refresh_wanted |= sequence.remember(earlier.map(|managed| &managed.sequence));
+        }
         let settings = self.settings();
         let mut seen = BTreeSet::new();
         let mut changed = !self.catalog_told;

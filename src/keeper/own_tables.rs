@@ -15,9 +15,20 @@ use crate::conninfo::Conninfo;
 use crate::pgoutput::IdFormat;
 use crate::sql::{self, SqlError};
 use crate::tables::{self, Question};
-use crate::types::Oid;
+use crate::types::{Lsn, Oid};
 
-type Found = Vec<(Oid, Option<i64>, Option<i64>)>;
+/// What one reading found.
+pub type Found = Vec<InOwnTable>;
+
+/// The furthest ids of one sequence in one table.
+#[derive(Clone, Copy, Debug)]
+pub struct InOwnTable {
+    pub oid: Oid,
+    /// The sequence's epoch when the table was asked.
+    pub epoch: Lsn,
+    pub within: Option<i64>,
+    pub beyond: Option<i64>,
+}
 
 /// Asks, one reading at a time.
 #[derive(Debug)]
@@ -58,12 +69,12 @@ impl OwnTables {
         let plan: Vec<_> = managed
             .iter()
             .filter(|m| m.excluded.is_none() && !m.cycles())
-            .map(|m| (m.oid(), m.sequence.consumers.clone(), m.descending(), m.limit(outliers)))
+            .map(|m| (m.oid(), m.epoch(), m.sequence.consumers.clone(), m.descending(), m.limit(outliers)))
             .collect();
         let (sender, conninfo) = (self.sender.clone(), self.conninfo.clone());
         tokio::spawn(async move {
             let mut questions = Vec::new();
-            for (key, (_, consumers, descending, limit)) in plan.iter().enumerate() {
+            for (key, (_, _, consumers, descending, limit)) in plan.iter().enumerate() {
                 // A column whose default is `nextval(…) * 10` is an integer too, and holds no ids.
                 let holds_ids = |c: &&Consumer| matches!(c.readable, Readable::Yes(IdFormat::Integer));
                 for consumer in consumers.iter().filter(holds_ids).filter(|c| tables::is_cheap(c)) {
@@ -73,7 +84,9 @@ impl OwnTables {
             let found = match ask(&conninfo, &questions).await {
                 Ok(answers) => answers
                     .into_iter()
-                    .filter_map(|a| plan.get(a.key).map(|(oid, ..)| (*oid, a.within, a.beyond)))
+                    .filter_map(|tables::Answer { key, within, beyond }| {
+                        plan.get(key).map(|&(oid, epoch, ..)| InOwnTable { oid, epoch, within, beyond })
+                    })
                     .collect(),
                 Err(error) => {
                     debug!(%error, "the subscriber's tables could not be read now");

@@ -13,7 +13,7 @@ use crate::catalog::Sequence;
 use crate::plan::State;
 use crate::readings::{Reading, Trouble};
 use crate::sql::SqlError;
-use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, insert_lsn};
+use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, WRITER_LOCK, insert_lsn};
 use crate::types::Lsn;
 
 /// How soon to try again what was locked, what another writer of ours was at, what the server refused, and what lacks
@@ -25,23 +25,33 @@ const RETRY_FAILED: Duration = Duration::from_secs(5);
 /// How many sequences one verify tick reads at most.
 const VERIFY_BATCH: usize = 1000;
 
-/// A round of work ends here even if a long walk is not at its end: others must have their turn.
-const ROUNDS_MAX: usize = 50;
+/// Work pauses after this time even if a long walk is not at its end: news must be taken in.
+const WORK_BUDGET: Duration = Duration::from_millis(200);
 
-/// What is to be done now, by dense index.
+/// Another writer of ours needs some milliseconds; one that takes so long deserves a line in the log.
+const BUSY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which readings are worth a receipt: after a reconnect all of them, for the old receipts are worth nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Receipts {
+    News,
+    All,
+}
+
+/// What is to be done.
 #[derive(Default)]
 struct Due {
-    /// The `last_value` to reach.
     steps: Vec<(u32, i64)>,
-    /// For CYCLE sequences, the publisher's state.
     follows: Vec<(u32, State)>,
+    /// To be read before anything else can be said.
+    locked: Vec<u32>,
 }
 
 impl Keeper {
     /// Reads where every sequence stands.
     pub(super) async fn read_all(&mut self, client: &Client, advancer: &Advancer) -> Result<(), SqlError> {
         let slots: Vec<u32> = self.managed.iter().filter(|m| m.excluded.is_none()).map(|m| m.slot).collect();
-        self.read(client, advancer, &slots).await
+        self.read(client, advancer, &slots, Receipts::All).await
     }
 
     /// Reads the sequences that were never read.
@@ -52,17 +62,25 @@ impl Keeper {
     ) -> Result<(), SqlError> {
         let unknown = |m: &&Managed| m.excluded.is_none() && m.state.is_none() && m.retry_at.is_none();
         let slots: Vec<u32> = self.managed.iter().filter(unknown).map(|m| m.slot).collect();
-        if slots.is_empty() { Ok(()) } else { self.read(client, advancer, &slots).await }
+        if slots.is_empty() { Ok(()) } else { self.read(client, advancer, &slots, Receipts::News).await }
     }
 
-    async fn read(&mut self, client: &Client, advancer: &Advancer, slots: &[u32]) -> Result<(), SqlError> {
+    async fn read(
+        &mut self,
+        client: &Client,
+        advancer: &Advancer,
+        slots: &[u32],
+        receipts: Receipts,
+    ) -> Result<(), SqlError> {
         let sequences: Vec<&Sequence> =
             slots.iter().filter_map(|slot| self.managed.get(*slot as usize)).map(|m| &m.sequence).collect();
         let readings = within(advancer.reader().read(client, &sequences)).await?;
         let durable_at = within(insert_lsn(client)).await?;
         let mut states = Vec::new();
         for (slot, reading) in slots.iter().zip(readings) {
-            if let Some(state) = self.found(*slot, reading) {
+            if let Some((state, news)) = self.found(*slot, reading)
+                && (news || receipts == Receipts::All)
+            {
                 states.push((*slot, state));
             }
         }
@@ -70,8 +88,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// A reading of the subscriber. Returns the state if it is worth a receipt.
-    fn found(&mut self, slot: u32, reading: Reading) -> Option<State> {
+    /// A reading of the subscriber. Returns the state, and whether it is another than before.
+    fn found(&mut self, slot: u32, reading: Reading) -> Option<(State, bool)> {
         let managed = self.managed.get_mut(slot as usize)?;
         let state = match reading {
             Reading::State(state) => state,
@@ -82,6 +100,8 @@ impl Keeper {
                 return None;
             }
             Reading::Denied => {
+                // The catalog says which right is missing.
+                self.refresh_wanted |= managed.sequence.privileges.may_read();
                 self.hold(slot, Hold::Denied, None);
                 return None;
             }
@@ -91,13 +111,15 @@ impl Keeper {
             }
         };
         if managed.went_back(state) {
-            managed.rewinds += 1;
+            let from = managed.state.map(|seen| seen.last_value);
+            let (expected, to) = (managed.rewound(), state.last_value);
+            let sequence = &managed.sequence.name;
+            if expected {
+                info!(%sequence, from, to, "the sequence went back on the subscriber, by the TRUNCATE that the stream showed");
+            } else {
+                warn!(%sequence, from, to, "the sequence went back on the subscriber (TRUNCATE … RESTART IDENTITY, a restore or a setval): it is put ahead again");
+            }
             self.links.registry.totals.rewinds.fetch_add(1, Ordering::Relaxed);
-            warn!(
-                sequence = %managed.sequence.name, from = managed.promised, to = state.last_value,
-                "the sequence went back on the subscriber (TRUNCATE … RESTART IDENTITY, a restore or a setval): it is put ahead again"
-            );
-            managed.promised = None;
             self.confirm.revoke(slot);
             self.pending.forget_slot(slot);
             let outliers = self.links.settings.borrow().outliers;
@@ -106,10 +128,14 @@ impl Keeper {
         let managed = self.managed.get_mut(slot as usize)?;
         let news = managed.state != Some(state);
         managed.state = Some(state);
-        if news {
+        let unlocked = managed.hold == Some(Hold::Locked);
+        if news || unlocked {
             self.dirty.insert(slot);
         }
-        news.then_some(state)
+        if unlocked {
+            self.release(slot);
+        }
+        Some((state, news))
     }
 
     /// Compares what the subscriber's sequences say with what was promised.
@@ -129,9 +155,19 @@ impl Keeper {
         let slots: Vec<u32> = readable.iter().cycle().skip(from).take(count).copied().collect();
         self.verify_from = from + count;
         let (locked, free): (Vec<u32>, Vec<u32>) = slots.into_iter().partition(|slot| self.is_locked(*slot));
-        self.read(client, advancer, &free).await?;
-        for slot in locked {
-            self.read(client, advancer, &[slot]).await?;
+        self.read(client, advancer, &free, Receipts::News).await?;
+        self.read_one_by_one(client, advancer, &locked).await
+    }
+
+    /// For sequences that were locked: none of them is to hold up another.
+    async fn read_one_by_one(
+        &mut self,
+        client: &Client,
+        advancer: &Advancer,
+        slots: &[u32],
+    ) -> Result<(), SqlError> {
+        for slot in slots {
+            self.read(client, advancer, &[*slot], Receipts::News).await?;
         }
         Ok(())
     }
@@ -160,12 +196,11 @@ impl Keeper {
 
     /// Does all that is due.
     pub(super) async fn work(&mut self, client: &Client, advancer: &Advancer) -> Result<(), SqlError> {
-        for _ in 0..ROUNDS_MAX {
+        let until = Instant::now() + WORK_BUDGET;
+        while !self.dirty.is_empty() && Instant::now() < until {
             let begun = Instant::now();
-            let Due { steps, follows } = self.due();
-            if steps.is_empty() && follows.is_empty() {
-                break;
-            }
+            let Due { steps, follows, locked } = self.due();
+            self.read_one_by_one(client, advancer, &locked).await?;
             // What was locked before goes alone, so that it cannot hold up the others again.
             let (alone, together): (Vec<_>, Vec<_>) =
                 steps.into_iter().partition(|(slot, _)| self.is_locked(*slot));
@@ -193,7 +228,7 @@ impl Keeper {
     fn due(&mut self) -> Due {
         let lead = self.links.settings.borrow().lead;
         let (now, clock) = (Instant::now(), self.born.elapsed());
-        let (mut steps, mut follows) = (Vec::new(), Vec::new());
+        let mut due = Due::default();
         for slot in std::mem::take(&mut self.dirty) {
             let Some(managed) = self.managed.get(slot as usize) else { continue };
             if managed.retry_at.is_some_and(|at| at > now) {
@@ -202,9 +237,11 @@ impl Keeper {
             let todo = managed.todo(lead, clock);
             let moves = matches!(todo, Todo::Advance { .. } | Todo::Follow(_));
             match todo {
+                // What was seen before it was locked says nothing of it now.
+                Todo::Nothing if managed.hold == Some(Hold::Locked) => due.locked.push(slot),
                 Todo::Nothing => self.release(slot),
-                Todo::Advance { to } => steps.push((slot, to)),
-                Todo::Follow(exact) => follows.push((slot, exact)),
+                Todo::Advance { to } => due.steps.push((slot, to)),
+                Todo::Follow(exact) => due.follows.push((slot, exact)),
                 Todo::Hold(hold) => self.hold(slot, hold, None),
             }
             if let Some(managed) = self.managed.get_mut(slot as usize) {
@@ -214,7 +251,7 @@ impl Keeper {
                 self.links.registry.put(managed.status(&self.role));
             }
         }
-        Due { steps, follows }
+        due
     }
 
     async fn advance(
@@ -239,6 +276,7 @@ impl Keeper {
 
     fn settle(&mut self, slots: &[u32], advanced: &Advanced) {
         let mut states = Vec::new();
+        self.tell_busy(advanced.outcomes.contains(&Outcome::Busy));
         for (slot, outcome) in slots.iter().zip(&advanced.outcomes) {
             match outcome {
                 Outcome::At(state) => {
@@ -247,7 +285,10 @@ impl Keeper {
                 }
                 Outcome::Busy => self.retry(*slot, RETRY_BUSY),
                 Outcome::Refused(Trouble::Locked) => self.hold(*slot, Hold::Locked, Some(RETRY_LOCKED)),
-                Outcome::Refused(Trouble::Denied) => self.hold(*slot, Hold::Denied, Some(RETRY_FAILED)),
+                Outcome::Refused(Trouble::Denied) => {
+                    self.refresh_wanted = true;
+                    self.hold(*slot, Hold::Denied, Some(RETRY_FAILED));
+                }
                 Outcome::Refused(Trouble::Gone) => {
                     self.refresh_wanted = true;
                     self.retry(*slot, RETRY_LOCKED);
@@ -268,13 +309,35 @@ impl Keeper {
         let moved = managed.state != Some(state);
         debug!(sequence = %managed.sequence.name, from = managed.state.map(|s| s.last_value), to = state.last_value, "advanced");
         managed.state = Some(state);
-        managed.promised = Some(state.last_value);
         if moved {
             managed.advances += 1;
             self.links.registry.totals.advances.fetch_add(1, Ordering::Relaxed);
         }
         // Perhaps it is there; perhaps a long walk goes on, or the mark has moved meanwhile.
         self.dirty.insert(slot);
+    }
+
+    /// All our writers take turns. One that does not give way, or a stranger with the same lock, is reported once.
+    fn tell_busy(&mut self, busy: bool) {
+        match self.busy {
+            Some((_, told)) if !busy => {
+                self.busy = None;
+                if told {
+                    info!("the other writer has given way: sequences are advanced again");
+                }
+            }
+            None if busy => self.busy = Some((Instant::now(), false)),
+            Some((since, false)) if since.elapsed() > BUSY_PATIENCE => {
+                self.busy = Some((since, true));
+                let (first, second) = WRITER_LOCK;
+                warn!(
+                    since = ?since.elapsed(),
+                    "another session holds the lock of our writers, so that no sequence can be advanced; find it with: \
+                     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = {first} AND objid = {second} AND granted;"
+                );
+            }
+            _ => {}
+        }
     }
 
     fn retry(&mut self, slot: u32, after: Duration) {
@@ -288,10 +351,11 @@ impl Keeper {
         managed.retry_at = retry.map(|after| Instant::now() + after);
         managed.settle();
         self.confirm.waive(slot, !hold.is_passing());
-        if managed.hold.as_ref() == Some(&hold) {
+        let known = managed.hold.as_ref().is_some_and(|known| known.is_like(&hold));
+        managed.hold = Some(hold);
+        if known {
             return;
         }
-        managed.hold = Some(hold);
         let reason = managed.reason(&self.role).unwrap_or_default();
         if self.announced || managed.coverage.is_some() {
             warn!(sequence = %managed.sequence.name, %reason, "the sequence is held; the others go on");

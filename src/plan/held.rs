@@ -46,13 +46,21 @@ pub struct Column<'a> {
 }
 
 impl Held {
-    fn end(&self) -> Option<&End> {
+    /// The end that is in the way.
+    #[must_use]
+    pub fn end(&self) -> Option<&End> {
         match self {
             Held::Cycles => None,
             Held::MarkOutside { end, .. } | Held::MarkAtEnd { end, .. } | Held::Exhausted { end, .. } => {
                 Some(end)
             }
         }
+    }
+
+    /// Whether `other` differs only in the id that shows it.
+    #[must_use]
+    pub fn is_like(&self, other: &Held) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self.end() == other.end()
     }
 
     /// The statements to run on the subscriber so that the sequence can be followed, ready to paste. `columns` are

@@ -99,7 +99,7 @@ pub async fn run(
     let wanted = Wanted::default();
     let tracking = shared.tracking.borrow_and_update().clone();
     let mut observer = Observer::new(tracking);
-    observer.limit(&shared.handover.all_limits());
+    shared.handover.tell_all_limits();
     let end = {
         let (flush, progress) = (shared.flush.clone(), shared.progress.subscribe());
         let read = read(&mut reading, received, &mut tap, &mut observer, shared, &wanted, timing.dead_after);
@@ -145,6 +145,7 @@ async fn read(
     let mut scanner = Scanner::new(Limits::default());
     let mut stuck = Stuck::default();
     loop {
+        observer.take_limits(&shared.handover);
         match consume(&mut scanner, &mut buffer, tap, observer, shared, wanted, &mut stuck) {
             Ok(None) => {}
             Ok(Some(end)) => return end,

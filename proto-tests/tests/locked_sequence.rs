@@ -1,0 +1,98 @@
+//! Promise 6: a sequence that is locked on the subscriber (a truncate being applied) delays only itself.
+
+#[path = "support/advancing.rs"]
+mod advancing;
+
+use advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_past};
+use proto_tests::pair::{Pair, lsn};
+use proto_tests::sql::{Probe, wait_until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_locked_sequence_waits_and_its_ids_are_not_confirmed_meanwhile() {
+    let pair = Pair::new(15, 15).await.unwrap();
+    let tables: String = (0..40).map(|i| format!("CREATE TABLE t{i} (id serial PRIMARY KEY);")).collect();
+    pair.on_both(&tables).await.unwrap();
+    pair.grant(&["public"]).await.unwrap();
+    pair.replicate_all().await.unwrap();
+    let shadow =
+        start(&command(&pair, "shadow").args_pairs(&[("--lead", "5"), ("--status-interval", "200ms")]))
+            .unwrap();
+    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+
+    let truncating = pair.on_subscriber().await.unwrap();
+    truncating.batch_execute("BEGIN; TRUNCATE t7 RESTART IDENTITY").await.unwrap();
+    shadow.wait_for_line("the sequence is held", PATIENCE).unwrap();
+
+    // The locked one gets ids too; only then does it hold back what is confirmed.
+    publisher
+        .batch_execute("INSERT INTO t7 SELECT nextval('t7_id_seq') FROM generate_series(1, 50)")
+        .await
+        .unwrap();
+    let locked_at = pair.publisher_lsn().await.unwrap();
+    for round in 1..=20 {
+        for table in [0, 6, 8, 39] {
+            let sql =
+                format!("INSERT INTO t{table} SELECT nextval('t{table}_id_seq') FROM generate_series(1, 20)");
+            publisher.batch_execute(&sql).await.unwrap();
+            wait_past(&subscriber, &format!("t{table}_id_seq"), round * 20).await.unwrap();
+        }
+    }
+    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'shadow'";
+    assert!(lsn(&publisher, confirmed).await.unwrap() < locked_at);
+    let lines = shadow.stderr_lines();
+    let held = lines.iter().filter(|line| line.contains("the sequence is held")).count();
+    let released = lines.iter().filter(|line| line.contains("is followed again")).count();
+    assert_eq!((held, released), (1, 0), "said once, not at each try: {lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("t7_id_seq") && line.contains("locked on the subscriber")));
+
+    truncating.batch_execute("ROLLBACK").await.unwrap();
+    wait_past(&subscriber, "t7_id_seq", 50).await.unwrap();
+    shadow.wait_for_line("is followed again", PATIENCE).unwrap();
+    let end = pair.publisher_lsn().await.unwrap();
+    pair.wait_for_catchup("shadow", end).await.unwrap();
+
+    // The same truncate, committed this time: it went back, and is put ahead again.
+    let seen = shadow.stderr_lines().len();
+    truncating.batch_execute("BEGIN; TRUNCATE t7 RESTART IDENTITY").await.unwrap();
+    shadow.wait_for_line_after(seen, "the sequence is held", PATIENCE).unwrap();
+    truncating.batch_execute("COMMIT").await.unwrap();
+    wait_past(&subscriber, "t7_id_seq", 50).await.unwrap();
+    shadow.wait_for_line_after(seen, "the sequence went back", PATIENCE).unwrap();
+}
+
+/// What was confirmed before the subscriber went away is confirmed on after it is back, also where nothing moves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_reconnect_quiet_sequences_hold_nothing_back() {
+    let pair = Pair::new(15, 16).await.unwrap();
+    pair.on_both("CREATE TABLE quiet (id serial PRIMARY KEY); CREATE TABLE busy (id serial PRIMARY KEY)")
+        .await
+        .unwrap();
+    pair.grant(&["public"]).await.unwrap();
+    pair.replicate_all().await.unwrap();
+    let shadow = start(&command(&pair, "shadow")).unwrap();
+    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    publisher
+        .batch_execute("INSERT INTO quiet DEFAULT VALUES; INSERT INTO busy DEFAULT VALUES")
+        .await
+        .unwrap();
+    wait_past(&subscriber, "quiet_id_seq", 1).await.unwrap();
+    wait_past(&subscriber, "busy_id_seq", 1).await.unwrap();
+    subscriber
+        .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'shadow'")
+        .await
+        .unwrap();
+    shadow.wait_for_line("the subscriber is back", PATIENCE).unwrap();
+    publisher
+        .batch_execute("INSERT INTO busy SELECT nextval('busy_id_seq') FROM generate_series(1, 500)")
+        .await
+        .unwrap();
+    wait_past(&subscriber, "busy_id_seq", 501).await.unwrap();
+    let end = pair.publisher_lsn().await.unwrap();
+    pair.wait_for_catchup("shadow", end).await.unwrap();
+    wait_until("quiet as it was", PATIENCE, async || {
+        let quiet = state(&subscriber, "quiet_id_seq").await?.last_value;
+        Ok(Probe::when((1..100).contains(&quiet), || quiet.to_string()))
+    })
+    .await
+    .unwrap();
+}

@@ -1,0 +1,171 @@
+//! The subscriber's sequences go back by themselves: native apply of `TRUNCATE … RESTART IDENTITY`, a `setval` by hand,
+//! a restore. Each is healed and counted, and after a truncate marks begin anew.
+
+#[path = "support/advancing.rs"]
+mod advancing;
+
+use advancing::{ArgsPairs as _, command, start, state, wait_for_value, wait_past};
+use proto_tests::pair::Pair;
+use proto_tests::shadow::Shadow;
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+struct Stage {
+    pair: Pair,
+    publisher: Client,
+    subscriber: Client,
+    shadow: Shadow,
+}
+
+async fn stage(ddl: &str, flags: &[(&str, &str)]) -> Stage {
+    // 64 kB, so that a few thousand rows are streamed before they commit.
+    let mut options = proto_tests::pair::PairOptions::default();
+    options.publisher = options.publisher.set("logical_decoding_work_mem", "64kB");
+    let pair = Pair::with(16, 15, options).await.unwrap();
+    pair.on_both(ddl).await.unwrap();
+    pair.grant(&["public"]).await.unwrap();
+    pair.replicate_all().await.unwrap();
+    let shadow = start(&command(&pair, "shadow").args_pairs(flags)).unwrap();
+    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    Stage { pair, publisher, subscriber, shadow }
+}
+
+const ORDERS: &str = "CREATE TABLE orders (id serial PRIMARY KEY, note text)";
+const FILL: &str = "INSERT INTO orders (note) SELECT 'x' FROM generate_series(1, 5000)";
+
+/// A line about the sequence having gone back, by whatever.
+const WENT_BACK: &str = "the sequence went back on the subscriber";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replicated_restart_is_healed_and_marks_begin_anew() {
+    let stage = stage(ORDERS, &[("--lead", "32")]).await;
+    stage.publisher.batch_execute(FILL).await.unwrap();
+    wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
+    stage.pair.catch_up().await.unwrap();
+
+    stage
+        .publisher
+        .batch_execute("TRUNCATE orders RESTART IDENTITY; INSERT INTO orders (note) VALUES ('a'), ('b')")
+        .await
+        .unwrap();
+    stage.pair.catch_up().await.unwrap();
+    let applied = Instant::now();
+    // Two ids and the lead of 32; nothing is left of the 5,000.
+    let ahead = |last| (2..=200).contains(&last);
+    let now = wait_for_value(&stage.subscriber, "orders_id_seq", "past 2 and near it", ahead).await.unwrap();
+    // Two ticks of 200 ms, and what a busy machine adds.
+    assert!(applied.elapsed() < Duration::from_secs(5), "{:?}", applied.elapsed());
+    stage.shadow.wait_for_line(WENT_BACK, advancing::PATIENCE).unwrap();
+    assert!(now >= 2);
+
+    // Marks go on from there, and the application's first insert is no duplicate.
+    stage
+        .publisher
+        .batch_execute("INSERT INTO orders (note) SELECT 'c' FROM generate_series(1, 300)")
+        .await
+        .unwrap();
+    wait_past(&stage.subscriber, "orders_id_seq", 302).await.unwrap();
+    stage.pair.catch_up().await.unwrap();
+    stage.subscriber.batch_execute("INSERT INTO orders (note) VALUES ('after the cutover')").await.unwrap();
+    let last = state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value;
+    assert!(last < 2000, "the old maximum is forgotten, got {last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncate_that_is_rolled_back_changes_nothing() {
+    let stage = stage(ORDERS, &[("--lead", "0")]).await;
+    stage.publisher.batch_execute(FILL).await.unwrap();
+    // In a transaction, in a subtransaction, and streamed before it is decided.
+    let streamed = "INSERT INTO orders (note) SELECT repeat('y', 200) FROM generate_series(1, 3000)";
+    for sql in [
+        "BEGIN; TRUNCATE orders RESTART IDENTITY; ROLLBACK".to_owned(),
+        "BEGIN; SAVEPOINT s; TRUNCATE orders RESTART IDENTITY; ROLLBACK TO s; INSERT INTO orders (note) VALUES ('z'); COMMIT".to_owned(),
+        format!("BEGIN; SAVEPOINT s; TRUNCATE orders RESTART IDENTITY; {streamed}; ROLLBACK TO s; {streamed}; COMMIT"),
+        format!("BEGIN; TRUNCATE orders RESTART IDENTITY; {streamed}; ROLLBACK"),
+    ] {
+        stage.publisher.batch_execute(&sql).await.unwrap();
+    }
+    stage.publisher.batch_execute("INSERT INTO orders (note) VALUES ('last')").await.unwrap();
+    let last: i32 = stage.publisher.query_one("SELECT max(id) FROM orders", &[]).await.unwrap().get(0);
+    assert!(last > 8000);
+    wait_past(&stage.subscriber, "orders_id_seq", last.into()).await.unwrap();
+    stage.pair.catch_up().await.unwrap();
+    let lines = stage.shadow.stderr_lines();
+    assert!(!lines.iter().any(|line| line.contains("restarted on the publisher")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains(WENT_BACK)), "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_streamed_restart_counts_from_its_commit_on() {
+    let stage = stage(ORDERS, &[("--lead", "0")]).await;
+    stage.publisher.batch_execute(FILL).await.unwrap();
+    wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
+    stage
+        .publisher
+        .batch_execute(
+            "BEGIN; TRUNCATE orders RESTART IDENTITY;
+             INSERT INTO orders (note) SELECT repeat('y', 200) FROM generate_series(1, 3000); COMMIT",
+        )
+        .await
+        .unwrap();
+    stage.shadow.wait_for_line("restarted on the publisher", advancing::PATIENCE).unwrap();
+    stage.pair.catch_up().await.unwrap();
+    let there = |last| (3000..5000).contains(&last);
+    wait_for_value(&stage.subscriber, "orders_id_seq", "at 3000 and short of 5000", there).await.unwrap();
+    stage.shadow.wait_for_line(WENT_BACK, advancing::PATIENCE).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_sequence_keeps_clear_of_the_table_that_was_not_truncated() {
+    let ddl = "CREATE TABLE a (id serial PRIMARY KEY);
+               CREATE TABLE b (id int PRIMARY KEY DEFAULT nextval('a_id_seq'))";
+    // First with the publisher's tables readable, then with the subscriber's alone.
+    for revoke in ["SELECT 1", "REVOKE SELECT ON a, b FROM shadow"] {
+        let stage = stage(ddl, &[]).await;
+        stage.publisher.batch_execute(revoke).await.unwrap();
+        stage
+            .publisher
+            .batch_execute(
+                "INSERT INTO a SELECT nextval('a_id_seq') FROM generate_series(1, 2000);
+                            INSERT INTO b SELECT nextval('a_id_seq') FROM generate_series(1, 2000)",
+            )
+            .await
+            .unwrap();
+        wait_past(&stage.subscriber, "a_id_seq", 4000).await.unwrap();
+        stage.pair.catch_up().await.unwrap();
+        stage.publisher.batch_execute("TRUNCATE a RESTART IDENTITY").await.unwrap();
+        stage.pair.catch_up().await.unwrap();
+        stage.shadow.wait_for_line(WENT_BACK, advancing::PATIENCE).unwrap();
+        wait_past(&stage.subscriber, "a_id_seq", 4000).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setval_and_a_restore_are_healed_and_counted() {
+    let stage = stage(ORDERS, &[("--summary-interval", "1s")]).await;
+    stage.publisher.batch_execute(FILL).await.unwrap();
+    let before = wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
+    stage.pair.catch_up().await.unwrap();
+    let setbacks = [
+        "SELECT setval('orders_id_seq', 17)",
+        "ALTER SEQUENCE orders_id_seq RESTART",
+        // As pg_restore --clean does it.
+        "BEGIN; SELECT setval('orders_id_seq', 1, false); COMMIT",
+    ];
+    for (count, sql) in (1..).zip(setbacks) {
+        let seen = stage.shadow.stderr_lines().len();
+        stage.subscriber.batch_execute(sql).await.unwrap();
+        wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
+        let line = stage.shadow.wait_for_line_after(seen, WENT_BACK, advancing::PATIENCE).unwrap();
+        assert!(line.contains("WARN") && line.contains("orders_id_seq"), "{line}");
+        stage.shadow.wait_for_line(&format!("rewinds={count}"), advancing::PATIENCE).unwrap();
+    }
+    // A little back, still past every mark: the ids between may have been handed out here.
+    let now = state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value;
+    assert!(now >= 5000 && before >= 5000);
+
+    // What is confirmed goes on after a setback.
+    stage.publisher.batch_execute("INSERT INTO orders (note) VALUES ('on')").await.unwrap();
+    let lsn = stage.pair.publisher_lsn().await.unwrap();
+    stage.pair.wait_for_catchup("shadow", lsn).await.unwrap();
+}
