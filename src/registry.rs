@@ -87,6 +87,7 @@ pub struct Totals {
     pub advances: AtomicU64,
     pub rewinds: AtomicU64,
     pub rows: AtomicU64,
+    /// Looks at everything on the publisher, tables too.
     pub seeds: AtomicU64,
 }
 

@@ -33,15 +33,16 @@ use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::subscription::{self, Subscription};
 use crate::tracking::Tracking;
 
-/// As `wal_receiver_timeout`: a publisher that is silent for so long is gone.
-const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// As `wal_receiver_timeout`: a publisher that is silent for so many status intervals (a minute by default) is gone.
+const DEAD_AFTER_INTERVALS: u32 = 6;
+const DEAD_AFTER_MIN: Duration = Duration::from_secs(5);
 
 /// Why a shadow cannot start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ShadowError {
     #[error("{side} connection string: {source}")]
     Conninfo { side: &'static str, source: ConninfoError },
-    #[error("{side}: {source}")]
+    #[error("{side}: {source}{}", advice(side, source))]
     Sql { side: &'static str, source: SqlError },
     #[error("{what}; {action}")]
     Setting { what: String, action: String },
@@ -68,6 +69,29 @@ impl ShadowError {
             ShadowError::Fatal(Fatal::Refused { .. }) => ExitCode::Refused,
             ShadowError::Task(_) => ExitCode::NotReady,
         }
+    }
+}
+
+/// What to do about a server that could not be used at the start.
+fn advice(side: &str, error: &SqlError) -> String {
+    let SqlError::Connect(error) = error else { return String::new() };
+    if error.is_pooler_refusal() {
+        return format!("; this is a connection pooler: give the server's own host and port in --{side}");
+    }
+    match (error.kind(), error.sqlstate()) {
+        (ConnectErrorKind::Auth, _) => {
+            "; check the user, the password (passfile, PGPASSWORD or service file) and \
+             the server's pg_hba.conf"
+                .to_owned()
+        }
+        (ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout, _) => {
+            format!(
+                "; check host and port in --{side}, and that the server runs and can be reached from here"
+            )
+        }
+        (_, Some("3D000")) => format!("; check dbname in --{side}"),
+        (_, Some("53300")) => "; raise max_connections there, or close connections".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -172,7 +196,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         },
         timing: Timing {
             status_interval: settings.status_interval,
-            dead_after: DEAD_AFTER,
+            dead_after: settings.status_interval.saturating_mul(DEAD_AFTER_INTERVALS).max(DEAD_AFTER_MIN),
             synchronous: None,
         },
     };
@@ -362,7 +386,11 @@ impl Running {
     pub async fn ended(&mut self) -> Result<(), ShadowError> {
         tokio::select! {
             follower = &mut self.follower => match follower {
-                Ok(Ok(())) => Ok(()),
+                // Nobody told it to: it found the keeper gone.
+                Ok(Ok(())) => match timeout(Duration::from_secs(1), &mut self.keeper).await {
+                    Ok(ended) => Err(ShadowError::Task(outcome("keeper", ended))),
+                    Err(_) => Err(ShadowError::Task("the follower ended".to_owned())),
+                },
                 Ok(Err(fatal)) => Err(fatal.into()),
                 Err(error) => Err(ShadowError::Task(error.to_string())),
             },

@@ -52,6 +52,9 @@ SET client_min_messages = warning;
 SET standard_conforming_strings = on;
 SET extra_float_digits = 1";
 
+/// A server that let us in and then says nothing for so long is as good as away.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Opens a connection and makes it ours. `side` is `publisher` or `subscriber`, for the log.
 ///
 /// # Errors
@@ -67,8 +70,25 @@ pub async fn connect(conninfo: &Conninfo, side: &'static str) -> Result<Connecti
             debug!(side, error = %error, "connection ended");
         }
     });
-    client.batch_execute(SETTINGS).await?;
+    match tokio::time::timeout(SETTINGS_TIMEOUT, client.batch_execute(SETTINGS)).await {
+        Ok(done) => done?,
+        Err(_) => return Err(SqlError::TimedOut { after: SETTINGS_TIMEOUT }),
+    }
     Ok(Connection { client, version, peer, backend_pid })
+}
+
+/// Bounds the wait for an answer: a server that hangs, or a network that swallows, is as good as away.
+///
+/// # Errors
+/// The server's or the connection's error, or that there was no answer.
+pub async fn within<T>(
+    after: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, SqlError> {
+    match tokio::time::timeout(after, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(SqlError::TimedOut { after }),
+    }
 }
 
 /// A server's error in full: message, detail, hint and SQLSTATE, which the plain Display of the crate leaves out.

@@ -190,6 +190,8 @@ impl Summary {
             lag_bytes = lag,
             retained_bytes = running.slot_state.borrow().retained_bytes,
             advances, rewinds, held,
+            seeds = registry.totals.seeds.load(Relaxed),
+            slots_lost = running.slot_state.borrow().lost,
             least_lead = least.as_ref().map(|(_, lead)| *lead),
             least_lead_of = least.as_ref().map(|(name, _)| name.to_string()),
             "summary"

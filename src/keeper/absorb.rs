@@ -28,6 +28,11 @@ impl Keeper {
                 let outliers = self.settings().outliers;
                 self.own_tables.read_again_if_asked(&self.managed, outliers);
             }
+            Input::Settings => {
+                // Another lead, other outliers: every target is another. Other exclusions: the catalog says which.
+                self.dirty.extend(self.managed.iter().map(|m| m.slot));
+                self.refresh_wanted = true;
+            }
             Input::GiveUp => {
                 let owed = self.confirm.give_up();
                 warn!(
@@ -99,6 +104,8 @@ impl Keeper {
             ),
             Report::Values { tag, values } => self.values(tag, values),
             Report::Tables { tag, found, unread: _ } => {
+                // The tables are read with a look at everything only.
+                self.links.registry.totals.seeds.fetch_add(1, Ordering::Relaxed);
                 for (oid, within, beyond) in found {
                     if self.epoch(oid).is_some_and(|epoch| tag >= epoch) {
                         self.take_table(oid, within, beyond, Managed::seen_in_table);

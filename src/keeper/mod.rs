@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 pub use managed::{Beyond, Hold, Managed, Todo};
@@ -100,6 +100,8 @@ enum Input {
     Report(Box<Report>),
     OwnTables(own_tables::Found),
     GiveUp,
+    /// The configuration was reloaded.
+    Settings,
     Stop,
 }
 
@@ -423,11 +425,10 @@ impl Links {
         tokio::select! {
             _ = self.stop.wait_for(|stop| *stop) => Input::Stop,
             () = self.handover.changed() => Input::Stream,
-            report = self.reports.recv() => match report {
-                Some(report) => Input::Report(Box::new(report)),
-                None => Input::Stop,
-            },
-            asked = self.give_up.recv() => if asked.is_some() { Input::GiveUp } else { Input::Stop },
+            changed = self.settings.changed() => if changed.is_ok() { Input::Settings } else { Input::Stop },
+            // Whoever reports no more has a reason of his own to end, which must come to light before ours.
+            Some(report) = self.reports.recv() => Input::Report(Box::new(report)),
+            Some(()) = self.give_up.recv() => Input::GiveUp,
         }
     }
 }
@@ -452,8 +453,5 @@ fn differs(one: &Sequence, other: &Sequence) -> bool {
 
 /// Bounds the wait for the subscriber: a server that hangs is as good as away.
 async fn within<T>(work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, SqlError> {
-    match timeout(WORK_TIMEOUT, work).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(SqlError::TimedOut { after: WORK_TIMEOUT }),
-    }
+    sql::within(WORK_TIMEOUT, work).await
 }

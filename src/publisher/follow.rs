@@ -20,14 +20,23 @@ use crate::confirm::Synchronous;
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Streaming, Tap};
 use crate::sql::{self, Connection, SqlError};
-use crate::types::SlotName;
+use crate::types::{SlotName, quote_identifier};
 
 /// How often the slot is looked at: its WAL, and whether somebody else's transaction pins it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often the WAL of an idle slot is looked at.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
 /// Receipts that are impossible for so long make us leave the slot idle: a held flush would block the publisher's
 /// fast shutdown.
 const RECEIPTS_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the publisher may take to say what it knows of the slot.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The shortest time between two rounds: whatever goes on and on must not become a flood of connections.
+const ROUND_GAP: Duration = Duration::from_millis(200);
 
 /// How often a hot standby looks whether the slot is free.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
@@ -93,6 +102,8 @@ pub struct Links {
 pub struct SlotState {
     pub doing: Doing,
     pub retained_bytes: u64,
+    /// How often the slot was lost, dropped or given up, and had to be made anew.
+    pub lost: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,27 +125,46 @@ enum Round {
     Stopped,
 }
 
+/// What one round leaves for the next.
+#[derive(Debug, Default)]
+struct Course {
+    backoff: Backoff,
+    /// The stream was interrupted: say so when it goes on.
+    recovering: bool,
+    /// Another seqshadow had the slot.
+    stood_by: bool,
+    /// There was a slot: when it is missing, somebody dropped it.
+    had_slot: bool,
+    /// Receipts were possible once: when they are not, the subscriber is away, not only slow to begin.
+    began: bool,
+}
+
 impl Follow {
     /// Follows until told to stop (`Ok`) or until a person is needed.
     ///
     /// # Errors
     /// [`Fatal`].
     pub async fn run(&self, mut links: Links) -> Result<(), Fatal> {
-        let mut backoff = Backoff::default();
-        let mut recovering = false;
+        let mut course = Course::default();
         loop {
             if *links.stop.borrow() {
                 return Ok(());
             }
             links.shared.alive.beat();
-            let failure = match self.round(&mut links, &mut backoff, &mut recovering).await {
-                Ok(Round::Again) => continue,
+            let begun = Instant::now();
+            let failure = match self.round(&mut links, &mut course).await {
+                Ok(Round::Again) => {
+                    tokio::select! {
+                        () = sleep_until(begun + ROUND_GAP) => continue,
+                        () = told_to(&mut links.stop) => return Ok(()),
+                    }
+                }
                 Ok(Round::Stopped) => return Ok(()),
                 Err(failure) => failure,
             };
-            self.react(&failure, &mut links).await?;
-            recovering = true;
-            let delay = backoff.next_delay();
+            self.react(&failure, &mut links, &mut course).await?;
+            course.recovering = true;
+            let delay = course.backoff.next_delay();
             links.state.send_modify(|state| state.doing = Doing::Connecting);
             warn!(slot = %self.slot, error = %failure, retry_in = ?delay, "the stream is interrupted; sequences stay protected by polling");
             tokio::select! {
@@ -144,44 +174,49 @@ impl Follow {
         }
     }
 
-    async fn round(
-        &self,
-        links: &mut Links,
-        backoff: &mut Backoff,
-        recovering: &mut bool,
-    ) -> Result<Round, Failure> {
-        let sql = sql::connect(&self.conninfo, "publisher").await?;
+    async fn round(&self, links: &mut Links, course: &mut Course) -> Result<Round, Failure> {
+        let Some(sql) = unless_stopped(&links.stop, sql::connect(&self.conninfo, "publisher")).await else {
+            return Ok(Round::Stopped);
+        };
+        let sql = sql?;
         if links.receipts_impossible_since.borrow().is_some() {
-            return self.idle(links, &sql).await;
+            return self.idle(links, &sql, course).await;
         }
-        let found = slot::load(&sql.client, sql.version, &self.slot).await?;
-        links
-            .state
-            .send_modify(|state| state.retained_bytes = found.as_ref().map_or(0, |s| s.retained_bytes));
-        match self.judge(&sql, found.as_ref()).await? {
+        course.began = true;
+        let Some(looked) = unless_stopped(&links.stop, self.look(&sql, &links.state)).await else {
+            return Ok(Round::Stopped);
+        };
+        match looked? {
             Verdict::Refused { why, action } => Err(Failure::Fatal(Fatal::Refused { why, action })),
-            Verdict::Standby { pid } => self.stand_by(links, pid).await,
+            Verdict::Standby { pid } => self.stand_by(links, course, pid).await,
+            Verdict::Leaving => Ok(Round::Again),
             Verdict::Lost { why } => {
-                self.drop_lost(&sql, links, &why).await?;
+                self.drop_lost(&sql, links, course, &why).await?;
                 Ok(Round::Again)
             }
-            Verdict::Missing => self.create_and_stream(links, &sql, backoff, recovering).await,
+            Verdict::Missing => self.create_and_stream(links, &sql, course).await,
             Verdict::Ours => {
-                let connection = ReplicationConnection::open(&self.conninfo).await?;
-                self.stream(links, &sql, connection, backoff, recovering).await
+                let opening = ReplicationConnection::open(&self.conninfo);
+                let Some(connection) = unless_stopped(&links.stop, opening).await else {
+                    return Ok(Round::Stopped);
+                };
+                self.stream(links, &sql, connection?, course).await
             }
         }
     }
 
-    async fn judge(&self, sql: &Connection, found: Option<&slot::Slot>) -> Result<Verdict, Failure> {
-        let row =
-            sql.client.query_one("SELECT current_database()::text", &[]).await.map_err(SqlError::from)?;
-        let database: String = row.try_get(0).map_err(SqlError::from)?;
-        Ok(slot::judge(&self.slot, found, &database, &self.subscriptions))
+    /// Reads the slot and judges it.
+    async fn look(&self, sql: &Connection, state: &watch::Sender<SlotState>) -> Result<Verdict, Failure> {
+        let found = sql::within(LOOK_TIMEOUT, slot::load(&sql.client, sql.version, &self.slot)).await?;
+        state.send_modify(|state| state.retained_bytes = found.as_ref().map_or(0, |s| s.retained_bytes));
+        let asked = sql.client.query_one("SELECT current_database()::text", &[]);
+        let database: String = sql::within(LOOK_TIMEOUT, asked).await?.try_get(0).map_err(SqlError::from)?;
+        Ok(slot::judge(&self.slot, found.as_ref(), &database, &self.subscriptions))
     }
 
     /// Another seqshadow has the slot. Our sequences are protected by polls; when it is free we go on with the stream.
-    async fn stand_by(&self, links: &mut Links, pid: i32) -> Result<Round, Failure> {
+    async fn stand_by(&self, links: &mut Links, course: &mut Course, pid: i32) -> Result<Round, Failure> {
+        course.stood_by = true;
         if links.state.borrow().doing != Doing::Standby {
             info!(slot = %self.slot, pid, "another seqshadow streams from the slot; standing by until it is free");
             links.state.send_modify(|state| state.doing = Doing::Standby);
@@ -193,22 +228,24 @@ impl Follow {
     }
 
     /// The subscriber is away. The slot is left alone, so that the publisher may shut down, but its WAL is watched.
-    async fn idle(&self, links: &mut Links, sql: &Connection) -> Result<Round, Failure> {
+    async fn idle(&self, links: &mut Links, sql: &Connection, course: &mut Course) -> Result<Round, Failure> {
         loop {
             links.shared.alive.beat();
             // Right after the start the keeper may still be at its first reading, which is no absence.
             let away = links.receipts_impossible_since.borrow().map(|since| since.elapsed());
-            if away.is_some_and(|away| away >= RECEIPTS_GRACE) && links.state.borrow().doing != Doing::Idle {
+            let is_away = course.began || away.is_some_and(|away| away >= RECEIPTS_GRACE);
+            if is_away && links.state.borrow().doing != Doing::Idle {
                 warn!(slot = %self.slot, "the subscriber is away: the slot is left idle until it is back");
                 links.state.send_modify(|state| state.doing = Doing::Idle);
             }
-            let found = slot::load(&sql.client, sql.version, &self.slot).await?;
-            let retained = found.as_ref().map_or(0, |s| s.retained_bytes);
-            links.state.send_modify(|state| state.retained_bytes = retained);
-            let ours = matches!(self.judge(sql, found.as_ref()).await?, Verdict::Ours);
-            let ceiling = *links.max_retained_wal.borrow();
+            let Some(looked) = unless_stopped(&links.stop, self.look(sql, &links.state)).await else {
+                return Ok(Round::Stopped);
+            };
+            let ours = matches!(looked?, Verdict::Ours) && is_away;
+            let (retained, ceiling) = (links.state.borrow().retained_bytes, *links.max_retained_wal.borrow());
             if ours && retained > ceiling {
                 self.drop_slot(sql).await?;
+                course.gave_up_slot(links);
                 warn!(
                     slot = %self.slot, retained_bytes = retained, max_retained_wal = ceiling,
                     "the slot held back more WAL than allowed while the subscriber is away: it was dropped; \
@@ -216,7 +253,7 @@ impl Follow {
                 );
             }
             tokio::select! {
-                () = sleep(LOOK_INTERVAL.min(Duration::from_secs(1))) => {}
+                () = sleep(IDLE_LOOK) => {}
                 possible = links.receipts_impossible_since.wait_for(Option::is_none) => {
                     return if possible.is_ok() { Ok(Round::Again) } else { Ok(Round::Stopped) };
                 }
@@ -225,33 +262,54 @@ impl Follow {
         }
     }
 
-    async fn drop_lost(&self, sql: &Connection, links: &Links, why: &str) -> Result<(), Failure> {
+    async fn drop_lost(
+        &self,
+        sql: &Connection,
+        links: &Links,
+        course: &mut Course,
+        why: &str,
+    ) -> Result<(), Failure> {
         self.drop_slot(sql).await?;
+        course.gave_up_slot(links);
         warn!(slot = %self.slot, %why, "the slot was lost: it is created again and every sequence is seeded again");
-        let _ = links.requests.send(Request::Seed).await;
         Ok(())
     }
 
+    /// Drops the slot. Only while nobody holds it, and only if it is there: another seqshadow may have been faster. A
+    /// walsender that we have just left needs a moment to let go of it.
     async fn drop_slot(&self, sql: &Connection) -> Result<(), Failure> {
-        // Only while nobody holds it, and only if it is there: another seqshadow may have been faster.
-        sql.client
-            .execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-                  WHERE slot_name = $1 AND active_pid IS NULL",
-                &[&self.slot.as_str()],
-            )
-            .await
-            .map_err(SqlError::from)?;
-        Ok(())
+        let command = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+                        WHERE slot_name = $1 AND active_pid IS NULL";
+        let is_there = "SELECT FROM pg_replication_slots WHERE slot_name = $1";
+        let name = self.slot.as_str();
+        let deadline = Instant::now() + LOOK_TIMEOUT;
+        loop {
+            sql::within(LOOK_TIMEOUT, sql.client.execute(command, &[&name])).await?;
+            let left = sql::within(LOOK_TIMEOUT, sql.client.query_opt(is_there, &[&name])).await?;
+            if left.is_none() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::Ended("the slot is to be dropped, but somebody holds it"));
+            }
+            sleep(ROUND_GAP).await;
+        }
     }
 
     async fn create_and_stream(
         &self,
         links: &mut Links,
         sql: &Connection,
-        backoff: &mut Backoff,
-        recovering: &mut bool,
+        course: &mut Course,
     ) -> Result<Round, Failure> {
+        if std::mem::take(&mut course.had_slot) {
+            course.gave_up_slot(links);
+            if self.slot_options.temporary {
+                info!(slot = %self.slot, "the temporary slot went with its connection: it is created again and every sequence is seeded again");
+            } else {
+                warn!(slot = %self.slot, "the slot was dropped by somebody else: it is created again and every sequence is seeded again");
+            }
+        }
         if !self.create_slot {
             return Err(Failure::Fatal(Fatal::Setting {
                 what: format!("replication slot {} does not exist and --no-create-slot was given", self.slot),
@@ -261,11 +319,16 @@ impl Follow {
                 ),
             }));
         }
-        let mut connection = ReplicationConnection::open(&self.conninfo).await?;
+        let opening = ReplicationConnection::open(&self.conninfo);
+        let Some(connection) = unless_stopped(&links.stop, opening).await else {
+            return Ok(Round::Stopped);
+        };
+        let mut connection = connection?;
         let pid = connection.backend_pid();
         links.state.send_modify(|state| state.doing = Doing::Creating);
         let begun = Instant::now();
         let mut next_report = begun + Duration::from_secs(3);
+        let mut next_look = begun + LOOK_INTERVAL;
         let mut stop = links.stop.clone();
         {
             let options = SlotOptions {
@@ -284,10 +347,19 @@ impl Follow {
                         next_report += CREATION_REPORT;
                         self.report_creation(sql, pid, begun).await;
                     }
+                    () = sleep_until(next_look) => {
+                        // A slot in the making holds back WAL like any other.
+                        let _ = self.look(sql, &links.state).await?;
+                        next_look = Instant::now() + LOOK_INTERVAL;
+                        if links.state.borrow().retained_bytes > *links.max_retained_wal.borrow() {
+                            cancel(sql, pid).await;
+                            return Err(Failure::Ended(
+                                "the slot in the making held back more WAL than allowed: its creation is given up for now",
+                            ));
+                        }
+                    }
                     () = told_to(&mut stop) => {
-                        // A walsender that waits for a transaction does not notice that we hang up.
-                        let cancel = async { sql.client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await };
-                        let _ = timeout(Duration::from_secs(1), cancel).await;
+                        cancel(sql, pid).await;
                         return Ok(Round::Stopped);
                     }
                 }
@@ -296,25 +368,27 @@ impl Follow {
         }
         info!(slot = %self.slot, temporary = self.slot_options.temporary, took = ?begun.elapsed(), "replication slot created");
         // Ids from before the slot's consistent point never come in the stream.
-        let _ = links.requests.send(Request::Seed).await;
-        self.stream(links, sql, connection, backoff, recovering).await
+        let _ = links.requests.try_send(Request::Seed);
+        self.stream(links, sql, connection, course).await
     }
 
     async fn report_creation(&self, sql: &Connection, pid: i32, begun: Instant) {
-        let oldest = "SELECT pid, datname::text, usename::text, extract(epoch FROM now() - xact_start)::int8
-                        FROM pg_stat_activity
-                       WHERE (backend_xid IS NOT NULL OR xact_start IS NOT NULL) AND pid NOT IN ($1, pg_backend_pid())
-                         AND backend_type = 'client backend'
-                       ORDER BY backend_xid IS NULL, xact_start LIMIT 1";
-        let found = sql.client.query_opt(oldest, &[&pid]).await.ok().flatten();
-        let blocker = found.and_then(|row| {
-            let blocking: i32 = row.try_get(0).ok()?;
-            let database: Option<String> = row.try_get(1).ok()?;
-            Some(format!("pid {blocking} in database {}", database.unwrap_or_default()))
+        // Who waits for whom is public; what the others do is shown to few roles.
+        let blocking = "SELECT b.pid, a.datname::text, a.usename::text
+                          FROM unnest(pg_blocking_pids($1)) AS b(pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid
+                         LIMIT 1";
+        let found = timeout(LOOK_TIMEOUT, sql.client.query_opt(blocking, &[&pid])).await;
+        let blocker = found.ok().and_then(Result::ok).flatten().and_then(|row| {
+            let text = |column| row.try_get::<_, Option<String>>(column).ok().flatten().unwrap_or_default();
+            match row.try_get(0).ok()? {
+                0 => Some("a prepared one, see pg_prepared_xacts".to_owned()),
+                pid @ 1_i32.. => Some(format!("pid {pid} in database {} of role {}", text(1), text(2))),
+                _ => None,
+            }
         });
         warn!(
             slot = %self.slot, waiting = ?begun.elapsed(),
-            transaction = blocker.as_deref().unwrap_or("not visible to our role, perhaps a prepared one"),
+            transaction = blocker.as_deref().unwrap_or("not known"),
             "the slot cannot be created before the writing transactions of the publisher's instance end; \
              the sequences are kept ahead by polling meanwhile"
         );
@@ -325,16 +399,28 @@ impl Follow {
         links: &mut Links,
         sql: &Connection,
         connection: ReplicationConnection,
-        backoff: &mut Backoff,
-        recovering: &mut bool,
+        course: &mut Course,
     ) -> Result<Round, Failure> {
         let options =
             StreamOptions::for_server(connection.version(), self.streaming, self.publications.clone());
         let tap = Tap::new(options.version, options.streaming);
-        let timing = Timing { synchronous: synchronous(sql).await?, ..self.timing };
-        let (socket, received) = connection.start(&self.slot, &options).await?;
+        let synchronous = synchronous(sql).await?;
+        if synchronous.is_some() {
+            complain_about_synchronous(&self.slot);
+        }
+        let timing = Timing { synchronous, ..self.timing };
+        let Some(started) = unless_stopped(&links.stop, connection.start(&self.slot, &options)).await else {
+            return Ok(Round::Stopped);
+        };
+        let (socket, received) = started?;
         links.state.send_modify(|state| state.doing = Doing::Streaming);
-        if std::mem::take(recovering) {
+        course.had_slot = true;
+        // Whoever had the slot meanwhile may have confirmed what we never saw, or made it after our seed.
+        if std::mem::take(&mut course.stood_by) {
+            course.recovering = false;
+            info!(slot = %self.slot, publications = ?self.publications, "the slot is free: we stream from it now");
+            let _ = links.requests.try_send(Request::Seed);
+        } else if std::mem::take(&mut course.recovering) {
             info!(slot = %self.slot, "recovered: the stream goes on");
             let _ = links.requests.try_send(Request::Seed);
         } else {
@@ -343,26 +429,28 @@ impl Follow {
         let started = Instant::now();
         let (why_send, mut why) = watch::channel(Why::Nothing);
         let mut shared = links.shared.clone();
-        let stop = watch_over(self, links, sql, &why_send);
+        let stop = watch_over(self, links, sql, synchronous.is_some(), &why_send);
         let (end, stats) = stream::run(socket, received, tap, &mut shared, timing, stop).await;
         debug!(rows = stats.rows, ?end, "stream ended");
         if started.elapsed() > Duration::from_secs(10) {
-            backoff.succeeded();
+            course.backoff.succeeded();
         }
         let why = why.borrow_and_update().clone();
         match (end, why) {
             (End::Failed(error), _) => Err(Failure::Replication(error)),
             (End::Asked, Why::Stop) => Ok(Round::Stopped),
             (End::Asked, Why::Drop { retained }) => {
-                self.drop_slot(sql).await?;
+                // The connection that watched may be the one that failed.
+                let sql = sql::connect(&self.conninfo, "publisher").await?;
+                self.drop_slot(&sql).await?;
+                course.gave_up_slot(links);
                 warn!(
                     slot = %self.slot, retained_bytes = retained,
                     "confirming did not release the WAL that the slot holds back: it was dropped, and is created again"
                 );
-                let _ = links.requests.send(Request::Seed).await;
                 Ok(Round::Again)
             }
-            (End::Asked, Why::Nothing | Why::Idle) => Ok(Round::Again),
+            (End::Asked, Why::Nothing | Why::Idle | Why::Synchronous) => Ok(Round::Again),
             (End::Finished, _) => Err(Failure::Ended("the publisher ended the stream")),
             (End::Stuck, _) => Err(Failure::Ended(
                 "the publisher waits for a confirmation that is not possible now (it is shutting down): left alone",
@@ -371,17 +459,15 @@ impl Follow {
     }
 
     /// The one table of what to do about errors.
-    async fn react(&self, failure: &Failure, links: &mut Links) -> Result<(), Fatal> {
+    async fn react(&self, failure: &Failure, links: &mut Links, course: &mut Course) -> Result<(), Fatal> {
         match self.reaction(failure) {
             Reaction::Retry => Ok(()),
             Reaction::Stop(fatal) => Err(fatal),
             Reaction::Recreate(why) => {
                 let dropped = async {
                     let sql = sql::connect(&self.conninfo, "publisher").await?;
-                    let found = slot::load(&sql.client, sql.version, &self.slot).await?;
-                    if matches!(self.judge(&sql, found.as_ref()).await?, Verdict::Ours | Verdict::Lost { .. })
-                    {
-                        self.drop_lost(&sql, links, &why).await?;
+                    if matches!(self.look(&sql, &links.state).await?, Verdict::Ours | Verdict::Lost { .. }) {
+                        self.drop_lost(&sql, links, course, &why).await?;
                     }
                     Ok::<(), Failure>(())
                 };
@@ -433,8 +519,10 @@ impl Follow {
             }
             "42501" => Reaction::Stop(Fatal::Setting {
                 what: text,
-                action: "on the publisher: ALTER ROLE … REPLICATION; (on RDS: GRANT rds_replication TO …;)"
-                    .to_owned(),
+                action: format!(
+                    "on the publisher: ALTER ROLE {role} REPLICATION; (on RDS: GRANT rds_replication TO {role};)",
+                    role = quote_identifier(self.conninfo.user())
+                ),
             }),
             "53400" => Reaction::Stop(Fatal::Setting {
                 what: text,
@@ -452,19 +540,39 @@ impl Follow {
     }
 }
 
+impl Course {
+    /// The slot is gone, or about to be: the next one begins later, so a new seed is owed. It is asked for when that slot
+    /// is made, and counted there.
+    fn gave_up_slot(&mut self, links: &Links) {
+        self.had_slot = false;
+        links.state.send_modify(|state| state.lost += 1);
+    }
+}
+
 /// Why a stream was asked to stop.
 #[derive(Clone, Debug)]
 enum Why {
     Nothing,
+    /// The publisher began, or ceased, to take us for a synchronous standby.
+    Synchronous,
     Stop,
     Idle,
-    Drop { retained: u64 },
+    Drop {
+        retained: u64,
+    },
 }
 
 /// Ends when the stream must: told to stop, the subscriber is away too long, or too much WAL is held back.
-async fn watch_over(follow: &Follow, links: &mut Links, sql: &Connection, why: &watch::Sender<Why>) {
+async fn watch_over(
+    follow: &Follow,
+    links: &mut Links,
+    first: &Connection,
+    is_synchronous: bool,
+    why: &watch::Sender<Why>,
+) {
     let mut over_ceiling = 0_u32;
     let mut next_look = Instant::now() + LOOK_INTERVAL;
+    let mut reopened = None;
     loop {
         let away = *links.receipts_impossible_since.borrow_and_update();
         let leave_at = away.map(|since| since + RECEIPTS_GRACE);
@@ -484,25 +592,29 @@ async fn watch_over(follow: &Follow, links: &mut Links, sql: &Connection, why: &
                 return;
             }
             () = sleep_until(next_look) => {
+                let seen = watch_once(follow, first, &mut reopened).await;
                 next_look = Instant::now() + LOOK_INTERVAL;
-                let look = timeout(LOOK_INTERVAL, slot::load(&sql.client, sql.version, &follow.slot)).await;
-                let Ok(Ok(Some(found))) = look else { continue };
-                links.state.send_modify(|state| state.retained_bytes = found.retained_bytes);
+                let Some((retained, synchronous)) = seen else { continue };
+                if synchronous != is_synchronous {
+                    let _ = why.send(Why::Synchronous);
+                    return;
+                }
+                links.state.send_modify(|state| state.retained_bytes = retained);
                 let ceiling = *links.max_retained_wal.borrow();
-                if found.retained_bytes <= ceiling {
+                if retained <= ceiling {
                     over_ceiling = 0;
                     continue;
                 }
                 over_ceiling += 1;
                 warn!(
-                    slot = %follow.slot, retained_bytes = found.retained_bytes, max_retained_wal = ceiling,
+                    slot = %follow.slot, retained_bytes = retained, max_retained_wal = ceiling,
                     "the slot holds back more WAL than allowed: confirming what is possible, a new seed is owed"
                 );
                 let _ = links.give_up.try_send(());
                 let _ = links.requests.try_send(Request::Seed);
                 // Confirming takes a moment, and an open writing transaction may pin the WAL all the same.
                 if over_ceiling >= 3 {
-                    let _ = why.send(Why::Drop { retained: found.retained_bytes });
+                    let _ = why.send(Why::Drop { retained });
                     return;
                 }
             }
@@ -510,19 +622,41 @@ async fn watch_over(follow: &Follow, links: &mut Links, sql: &Connection, why: &
     }
 }
 
+/// How much WAL the slot holds back, and whether the publisher's commits wait for us. Where the connection is lost, a
+/// new one is opened: the stream may live on without it.
+async fn watch_once(
+    follow: &Follow,
+    first: &Connection,
+    reopened: &mut Option<Connection>,
+) -> Option<(u64, bool)> {
+    let sql = reopened.as_ref().unwrap_or(first);
+    if sql.client.is_closed() {
+        let opened = timeout(LOOK_INTERVAL, sql::connect(&follow.conninfo, "publisher")).await;
+        *reopened = opened.ok()?.ok();
+        return None;
+    }
+    let look = async {
+        let found = slot::load(&sql.client, sql.version, &follow.slot).await.map_err(SqlError::from)?;
+        Ok::<_, SqlError>((found, synchronous(sql).await?.is_some()))
+    };
+    let (found, synchronous) = timeout(LOOK_INTERVAL, look).await.ok()?.ok()?;
+    Some((found?.retained_bytes, synchronous))
+}
+
 /// Whether the publisher's commits would wait for us.
 async fn synchronous(sql: &Connection) -> Result<Option<Synchronous>, SqlError> {
-    let row = sql.client.query_one("SELECT current_setting('synchronous_standby_names')", &[]).await?;
-    let names: String = row.try_get(0)?;
-    let matching = Synchronous::matching(&names, APPLICATION_NAME);
-    if matching.is_some() {
-        error!(
-            synchronous_standby_names = %names,
-            "the publisher takes us for a synchronous standby, its commits would wait for us: everything is confirmed \
-             at once; name the real standbys: ALTER SYSTEM SET synchronous_standby_names = '…'; SELECT pg_reload_conf();"
-        );
-    }
-    Ok(matching)
+    let asked = sql.client.query_one("SELECT current_setting('synchronous_standby_names')", &[]);
+    let names: String = sql::within(LOOK_TIMEOUT, asked).await?.try_get(0)?;
+    Ok(Synchronous::matching(&names, APPLICATION_NAME))
+}
+
+fn complain_about_synchronous(slot: &SlotName) {
+    error!(
+        %slot,
+        "synchronous_standby_names of the publisher matches \"{APPLICATION_NAME}\": its commits would wait for us, so \
+         everything is confirmed at once; name the real standbys there: ALTER SYSTEM SET synchronous_standby_names = \
+         '…'; SELECT pg_reload_conf();"
+    );
 }
 
 /// What went wrong in a round.
@@ -547,6 +681,21 @@ impl From<tokio_postgres::Error> for Failure {
 /// Waits until told to stop, or until whoever could tell is gone.
 async fn told_to(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Ends what a session of ours is at: a walsender that waits for a transaction does not notice that we hang up.
+async fn cancel(sql: &Connection, pid: i32) {
+    let cancelled = async { sql.client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await };
+    let _ = timeout(Duration::from_secs(1), cancelled).await;
+}
+
+/// The outcome of `work`, or `None` when told to stop before it is done.
+async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
+    let mut stop = stop.clone();
+    tokio::select! {
+        done = work => Some(done),
+        () = told_to(&mut stop) => None,
+    }
 }
 
 fn sql_state(error: &SqlError) -> Option<String> {

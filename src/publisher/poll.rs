@@ -122,7 +122,7 @@ impl Poller {
 
     async fn connected(&mut self, backoff: &mut Backoff) -> Result<Ended, SqlError> {
         let connection = sql::connect(&self.conninfo, "publisher").await?;
-        let reader = Reader::prepare(&connection.client).await?;
+        let reader = sql::within(POLL_TIMEOUT, Reader::prepare(&connection.client)).await?;
         let catalog = self.subscriber.borrow_and_update().clone();
         let mut look = Look {
             version: connection.version,
@@ -139,9 +139,8 @@ impl Poller {
         let mut polls: u32 = 0;
         let mut applied_when = None;
         loop {
-            let polled = tokio::time::timeout(POLL_TIMEOUT, self.poll(&look, &catalog, &wanted)).await;
-            let Ok(polled) = polled else { return Err(SqlError::TimedOut { after: POLL_TIMEOUT }) };
-            if polled?.is_err() {
+            let polled = sql::within(POLL_TIMEOUT, self.poll(&look, &catalog, &wanted)).await?;
+            if polled.is_err() {
                 return Ok(Ended);
             }
             if backoff.succeeded() {
@@ -191,8 +190,9 @@ impl Poller {
 
     /// Reads the publisher's catalog and publications, and finds each sequence's counterparts and coverage.
     async fn compare(&self, look: &mut Look, subscriber: &Catalog) -> Result<(), SqlError> {
-        look.publisher = catalog::load(&look.client).await?;
-        let publications = publication::load(&look.client, look.version, &self.publications).await?;
+        look.publisher = sql::within(POLL_TIMEOUT, catalog::load(&look.client)).await?;
+        let publications = publication::load(&look.client, look.version, &self.publications);
+        let publications = sql::within(POLL_TIMEOUT, publications).await?;
         let renamed = |name: &QualifiedName| self.renames.get(name).unwrap_or(name).clone();
         look.published = publications.tables.into_iter().map(|(name, p)| (renamed(&name), p)).collect();
         look.counterparts = counterparts(subscriber, &look.publisher, renamed);

@@ -17,6 +17,9 @@ pub struct Slot {
     pub active_pid: Option<i32>,
     /// `application_name` of the session that holds it.
     pub holder: Option<String>,
+    /// The session that holds it is no longer among the activities: up to 13 one that ends leaves them before it lets
+    /// go of its slot.
+    pub holder_is_leaving: bool,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush: Option<Lsn>,
     /// 13 and newer: `reserved`, `extended`, `unreserved`, `lost`.
@@ -42,6 +45,8 @@ pub enum Verdict {
     Ours,
     /// Another seqshadow streams it: wait until it ends.
     Standby { pid: i32 },
+    /// Whoever held it is ending: look again.
+    Leaving,
     /// Ours, but its WAL is gone: drop it, create it again, seed again.
     Lost { why: String },
     /// Not ours: never touch it.
@@ -64,6 +69,8 @@ pub async fn load(client: &Client, version: u32, name: &SlotName) -> Result<Opti
         "SELECT s.plugin::text, s.slot_type::text, s.database::text, s.active_pid,
                 (SELECT a.application_name FROM pg_stat_activity a WHERE a.pid = s.active_pid),
                 s.restart_lsn::text, s.confirmed_flush_lsn::text, {wal_status}, {two_phase}, {newest},
+                s.active_pid IS NOT NULL
+                    AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.active_pid),
                 coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                                               ELSE pg_current_wal_lsn() END, s.restart_lsn), 0)::int8
            FROM pg_replication_slots s WHERE s.slot_name = $1"
@@ -83,7 +90,8 @@ pub async fn load(client: &Client, version: u32, name: &SlotName) -> Result<Opti
         synced: row.try_get(9)?,
         failover: row.try_get(10)?,
         invalidation_reason: row.try_get(11)?,
-        retained_bytes: u64::try_from(row.try_get::<_, i64>(12)?).unwrap_or(0),
+        holder_is_leaving: row.try_get(12)?,
+        retained_bytes: u64::try_from(row.try_get::<_, i64>(13)?).unwrap_or(0),
     }))
 }
 
@@ -126,6 +134,7 @@ pub fn judge(
     }
     if let Some(pid) = slot.active_pid {
         return match slot.holder.as_deref() {
+            _ if slot.holder_is_leaving => Verdict::Leaving,
             Some(APPLICATION_NAME) => Verdict::Standby { pid },
             holder => Verdict::Refused {
                 why: format!(
@@ -190,6 +199,8 @@ mod tests {
         }
         let held = Slot { active_pid: Some(7), holder: Some("seqshadow".to_owned()), ..ours() };
         assert_eq!(judge(&held), Verdict::Standby { pid: 7 });
+        let leaving = Slot { active_pid: Some(7), holder_is_leaving: true, ..ours() };
+        assert_eq!(judge(&leaving), Verdict::Leaving);
         let lost = Slot { wal_status: Some("lost".to_owned()), ..ours() };
         assert!(matches!(judge(&lost), Verdict::Lost { .. }));
         // A physical slot whose WAL is lost is still not ours to drop.
