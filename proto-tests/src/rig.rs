@@ -41,17 +41,24 @@ impl Rig {
         Ok(Rig { pair })
     }
 
-    /// `seqshadow` for these servers, with more arguments; a later one beats an earlier one.
+    /// `seqshadow` for these servers, with more arguments (`--flag=value`), which replace the usual ones.
     #[must_use]
     pub fn command(&self, more: &[&str]) -> ShadowCommand {
         let (publisher, subscriber) =
             (self.pair.shadow_publisher_conninfo(), self.pair.shadow_subscriber_conninfo());
-        let mut args = vec!["--poll-interval=500ms".to_owned(), "--status-interval=1s".to_owned()];
-        for (flag, value) in [("--slot", SLOT), ("--publisher", &publisher), ("--subscriber", &subscriber)] {
-            if !more.iter().any(|arg| arg.split('=').next() == Some(flag)) {
-                args.push(format!("{flag}={value}"));
-            }
-        }
+        let usual = [
+            ("--slot", SLOT),
+            ("--publisher", &publisher),
+            ("--subscriber", &subscriber),
+            ("--poll-interval", "500ms"),
+            ("--status-interval", "1s"),
+        ];
+        let given = |flag: &str| more.iter().any(|arg| arg.split('=').next() == Some(flag));
+        let mut args: Vec<String> = usual
+            .iter()
+            .filter(|(flag, _)| !given(flag))
+            .map(|(flag, value)| format!("{flag}={value}"))
+            .collect();
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
         ShadowCommand::new(args)
     }
