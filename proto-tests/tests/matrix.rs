@@ -88,8 +88,8 @@ async fn converge(publisher_major: u32, subscriber_major: u32) -> Result<()> {
     Ok(())
 }
 
-/// Publishers before 15 do not describe the root when an open stream begins to name it (`schema_sent` in pgoutput.c is
-/// only cleared when the table changes). Native subscribers fail and connect again, and so do we.
+/// Publishers before 15 do not describe the root when an open stream begins to name it. The native subscriber of a 14
+/// ends with `no relation map entry for remote relation ID …` then and connects again, and so do we.
 fn is_of_an_undescribed_root(line: &str, publisher_major: u32) -> bool {
     publisher_major < 15
         && line.contains("the stream is interrupted")
