@@ -175,6 +175,15 @@ impl Confirm {
         owed
     }
 
+    /// The publisher is another server: its positions count from here. Marks and receipts stay, for they are ids.
+    pub fn forget_positions(&mut self) {
+        self.observed = Lsn::ZERO;
+        self.confirmed = Lsn::ZERO;
+        for since in self.owed.values_mut() {
+            *since = Lsn::ZERO;
+        }
+    }
+
     fn settle(&mut self, slot: u32) {
         if self.accounts.get(slot as usize).is_none_or(Account::is_settled) {
             self.owed.remove(&slot);

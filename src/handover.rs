@@ -33,6 +33,8 @@ pub struct Taken {
     pub rows: u64,
     /// Tables of the stream that the catalog does not know, or not like that.
     pub unknown_tables: bool,
+    /// Sequences of which the stream carried a value that could not be read.
+    pub unreadable: BTreeSet<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,7 @@ struct Inner {
     up_to: Lsn,
     rows: u64,
     unknown_tables: bool,
+    unreadable: BTreeSet<u32>,
     /// From where on an id is an outlier, by dense index, and of which the stream has yet to hear.
     limits: BTreeMap<u32, i64>,
     new_limits: BTreeSet<u32>,
@@ -108,7 +111,23 @@ impl Handover {
             }
         }
         let unknown_tables = std::mem::take(&mut inner.unknown_tables);
-        Taken { seen, up_to: inner.up_to, rows: inner.rows, unknown_tables }
+        let unreadable = std::mem::take(&mut inner.unreadable);
+        Taken { seen, up_to: inner.up_to, rows: inner.rows, unknown_tables, unreadable }
+    }
+
+    /// The publisher is another server: positions of the old one mean nothing.
+    pub fn forget_positions(&self) {
+        let mut inner = self.lock();
+        inner.up_to = Lsn::ZERO;
+        for entry in &mut inner.entries {
+            entry.restarted = None;
+        }
+    }
+
+    /// The stream carried a value of `slot` that could not be read as an id.
+    pub fn unreadable(&self, slot: u32) {
+        self.lock().unreadable.insert(slot);
+        self.changed.notify_one();
     }
 
     /// Waits until there is something to take.

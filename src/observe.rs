@@ -3,7 +3,7 @@
 //! In: what [`Tap`](crate::pgoutput::Tap) decodes. Out: once per batch, what changed, into the [`Handover`]. It does
 //! no IO and never waits. The hot path is a `Vec` slot per sequence.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tracing::debug;
@@ -64,6 +64,8 @@ pub struct Observer {
     up_to: Lsn,
     rows: u64,
     unknown_tables: bool,
+    /// Sequences of which a value could not be read since the last handing over.
+    unreadable: BTreeSet<u32>,
 }
 
 impl Observer {
@@ -80,6 +82,7 @@ impl Observer {
             up_to: Lsn::ZERO,
             rows: 0,
             unknown_tables: false,
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -141,6 +144,9 @@ impl Observer {
 
     /// Hands over what changed since the last call.
     pub fn give(&mut self, handover: &Handover) {
+        for slot in std::mem::take(&mut self.unreadable) {
+            handover.unreadable(slot);
+        }
         let marks = &mut self.marks;
         let seen = self.dirty.drain(..).filter_map(|slot| {
             let mark = marks.get_mut(slot as usize)?;
@@ -241,7 +247,18 @@ impl Sink for Observer {
         }
     }
 
-    fn unreadable_id(&mut self, _slot: u32, relation: &Relation, column: u16, why: Unreadable) {
+    fn unreadable_id(&mut self, slot: u32, relation: &Relation, column: u16, why: Unreadable) {
+        // What is no number, or has other text around it, never came from the sequence. The others may have.
+        let may_be_an_id = match why {
+            Unreadable::NotANumber | Unreadable::Fraction | Unreadable::Affix => false,
+            Unreadable::Overflow
+            | Unreadable::BinaryType
+            | Unreadable::BinaryLength
+            | Unreadable::PastWindow => true,
+        };
+        if may_be_an_id {
+            self.unreadable.insert(slot);
+        }
         let column = relation.columns.get(usize::from(column)).map_or("?", |c| c.name.as_str());
         let (schema, table) = (quote_identifier(&relation.schema), quote_identifier(&relation.name));
         // The value itself is the user's data and is not logged.

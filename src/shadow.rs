@@ -118,7 +118,10 @@ struct Preparation {
     subscriber_conninfo: Conninfo,
     publisher_conninfo: Conninfo,
     publications: Vec<String>,
+    /// `(subscription, slot)` of the whole subscriber: slots that are never ours.
     subscriptions: Vec<(String, String)>,
+    /// The slots through which this database gets its rows.
+    subscription_slots: Vec<String>,
 }
 
 /// Starts the shadow of `settings`. The first connection to each server must succeed; later ones are tried for ever.
@@ -143,9 +146,11 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     let (impossible, impossible_recv) = watch::channel(Some(Instant::now()));
     let (stop_follower, stop_follower_recv) = watch::channel(false);
     let (stop_keeper, stop_keeper_recv) = watch::channel(false);
+    let (subscriptions, subscriptions_recv) = watch::channel(prepared.subscriptions);
     let (requests, requests_recv) = mpsc::channel(1024);
     let (reports, reports_recv) = mpsc::channel(16);
     let (give_up, give_up_recv) = mpsc::channel(1);
+    let (another_publisher, another_publisher_recv) = mpsc::channel(1);
 
     let keeper = Keeper::new(
         keeper::Links {
@@ -158,7 +163,9 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
             tracking,
             flush,
             receipts_impossible_since: impossible,
+            subscriptions,
             give_up: give_up_recv,
+            another_publisher: another_publisher_recv,
             stop: stop_keeper_recv,
         },
         prepared.subscriber_conninfo,
@@ -171,7 +178,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     let poller = Poller {
         conninfo: prepared.publisher_conninfo.clone(),
         publications: prepared.publications.clone(),
-        subscription_slots: prepared.subscriptions.iter().map(|(_, slot)| slot.clone()).collect(),
+        subscription_slots: prepared.subscription_slots,
         renames: settings
             .renames
             .iter()
@@ -186,7 +193,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         conninfo: prepared.publisher_conninfo,
         slot: settings.slot.clone(),
         publications: prepared.publications,
-        subscriptions: prepared.subscriptions,
+        subscriptions: subscriptions_recv,
         slot_options: SlotOptions { temporary: settings.temporary_slot, failover: settings.failover },
         create_slot: settings.create_slot,
         streaming: match settings.streaming {
@@ -212,6 +219,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         receipts_impossible_since: impossible_recv,
         max_retained_wal: max_retained_recv,
         give_up,
+        another_publisher,
         stop: stop_follower_recv,
         state,
     };
@@ -239,8 +247,8 @@ async fn prepare(settings: &Settings, environment: &Environment) -> Result<Prepa
     let on_subscriber =
         |source: tokio_postgres::Error| ShadowError::Sql { side: "subscriber", source: source.into() };
     let found = subscription::load(&subscriber.client).await.map_err(on_subscriber)?;
-    let subscriptions =
-        found.iter().filter_map(|s| Some((s.name.clone(), s.slot.clone()?))).collect::<Vec<_>>();
+    let subscriptions = subscription::slots(&subscriber.client).await.map_err(on_subscriber)?;
+    let subscription_slots = found.iter().filter_map(|s| s.slot.clone()).collect();
     let chosen = choose(settings, &found)?;
     let publications = match (settings.publications.is_empty(), &chosen) {
         (false, _) => settings.publications.clone(),
@@ -281,7 +289,14 @@ async fn prepare(settings: &Settings, environment: &Environment) -> Result<Prepa
     if let Some(chosen) = chosen.filter(|chosen| !chosen.enabled) {
         warn!(subscription = %chosen.name, "the subscription is disabled: no row reaches the subscriber; ALTER SUBSCRIPTION … ENABLE");
     }
-    Ok(Preparation { subscriber, subscriber_conninfo, publisher_conninfo, publications, subscriptions })
+    Ok(Preparation {
+        subscriber,
+        subscriber_conninfo,
+        publisher_conninfo,
+        publications,
+        subscriptions,
+        subscription_slots,
+    })
 }
 
 fn conninfo(
@@ -394,8 +409,16 @@ impl Running {
                 Ok(Err(fatal)) => Err(fatal.into()),
                 Err(error) => Err(ShadowError::Task(error.to_string())),
             },
-            keeper = &mut self.keeper => Err(ShadowError::Task(outcome("keeper", keeper))),
-            poller = &mut self.poller => Err(ShadowError::Task(outcome("poller", poller))),
+            keeper = &mut self.keeper => Err(self.reason_of_follower().await.unwrap_or_else(|| ShadowError::Task(outcome("keeper", keeper)))),
+            poller = &mut self.poller => Err(self.reason_of_follower().await.unwrap_or_else(|| ShadowError::Task(outcome("poller", poller)))),
+        }
+    }
+
+    /// The others end when the follower does, because it held their channels; its reason is the one to tell.
+    async fn reason_of_follower(&mut self) -> Option<ShadowError> {
+        match timeout(Duration::from_secs(1), &mut self.follower).await {
+            Ok(Ok(Err(fatal))) => Some(fatal.into()),
+            _ => None,
         }
     }
 

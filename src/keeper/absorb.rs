@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::managed::{Beyond, Managed};
 use super::own_tables::{Found, InOwnTable};
 use super::{Input, Keeper};
 use crate::catalog::coverage::Coverage;
+use crate::confirm::FlushLsn;
 use crate::handover::{Seen, further};
 use crate::publisher::poll::{PublisherValue, Report, Request};
 use crate::registry::Class;
@@ -21,6 +22,13 @@ impl Keeper {
     pub(super) fn take_in(&mut self, input: Input) -> bool {
         match input {
             Input::Stop => return true,
+            Input::AnotherPublisher(done) => {
+                self.links.handover.forget_positions();
+                self.confirm.forget_positions();
+                self.links.flush.send_replace(FlushLsn::default());
+                self.managed.iter_mut().for_each(Managed::forget_positions);
+                let _ = done.send(());
+            }
             Input::Stream => self.stream_news(),
             Input::Report(report) => self.publisher_news(*report),
             Input::OwnTables(found) => {
@@ -89,6 +97,14 @@ impl Keeper {
             }
         }
         self.confirm.observe(taken.up_to);
+        for slot in taken.unreadable {
+            let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
+            if managed.excluded.is_none() && !std::mem::replace(&mut managed.unreadable, true) {
+                warn!(sequence = %managed.sequence.name, consumers = %managed.sequence.consumers_text(), "a value in the stream cannot be read as an id (a row of more than 1 MiB before it, or a type without text): the publisher's sequence is asked each time");
+            }
+            let _ = self.links.requests.try_send(Request::Sequence(managed.oid()));
+            self.dirty.insert(slot);
+        }
         if seed {
             // The other consumers of a restarted sequence kept their rows, and its value is another now.
             let _ = self.links.requests.try_send(Request::Seed);
@@ -154,8 +170,14 @@ impl Keeper {
                 let reason = managed.reason(&self.role).unwrap_or_default();
                 warn!(sequence = %managed.sequence.name, %reason, "neither stream nor polls show the sequence: it is not followed");
             }
-            if let Some(id) = managed.judge_outlier(outliers) {
+            let first = managed.set_aside.is_none();
+            let judged = managed.judge_outlier(outliers);
+            if judged.is_some() {
                 self.confirm.set_aside(slot, managed.stream_mark());
+            }
+            if let Some(id) = judged.filter(|_| !first) {
+                debug!(sequence = %managed.sequence.name, id, "another id is set aside");
+            } else if let Some(id) = judged {
                 warn!(
                     sequence = %managed.sequence.name, id, limit = managed.limit(outliers),
                     "an id lies too far past the publisher's sequence and is set aside: the sequence follows the rest; \
@@ -202,6 +224,12 @@ impl Keeper {
         let (now, outliers) = (self.born.elapsed(), self.settings().outliers);
         let Some(slot) = self.by_oid.get(&oid).copied() else { return };
         let Some(managed) = self.managed.get_mut(slot as usize) else { return };
+        // Whoever asked the table may have known less of the publisher than we do.
+        let far = within.filter(|id| managed.is_beyond(*id, outliers));
+        let (within, beyond) = match far {
+            Some(_) => (None, further(managed.descending(), far, beyond)),
+            None => (within, beyond),
+        };
         if let Some(id) = within {
             seen(managed, id, now);
         }

@@ -96,6 +96,10 @@ pub struct Managed {
     /// An id past the limit, waiting for the publisher's word.
     asking: Option<i64>,
     pub set_aside: Option<i64>,
+    /// The stream carried values that could not be read as ids.
+    pub unreadable: bool,
+    /// The publisher's state that a CYCLE sequence was given last.
+    copied: Option<State>,
     pub advances: u64,
     pub rewinds: u64,
     /// What the stream was last told.
@@ -125,6 +129,8 @@ impl Managed {
             meter,
             asking: None,
             set_aside: None,
+            unreadable: false,
+            copied: None,
             advances: 0,
             rewinds: 0,
             limit_told: None,
@@ -220,8 +226,8 @@ impl Managed {
 
     /// The publisher's word, read after its WAL stood at `tag`. Stale words are ignored.
     pub fn heard_from_publisher(&mut self, tag: Lsn, value: PublisherValue) {
-        let newest = self.publisher.as_ref().is_none_or(|(known, _)| tag >= *known);
-        if tag >= self.epoch && newest {
+        // One task reads them one after the other, so the last to come is the newest.
+        if tag >= self.epoch {
             self.publisher = Some((tag, value));
         }
     }
@@ -284,6 +290,18 @@ impl Managed {
         outlier::limit(&self.sequence.definition, &self.bounds, self.publisher_state(), mark)
     }
 
+    /// The publisher is another server: what it says counts whatever its positions are.
+    pub fn forget_positions(&mut self) {
+        self.epoch = Lsn::ZERO;
+        self.publisher = self.publisher.take().map(|(_, value)| (Lsn::ZERO, value));
+    }
+
+    /// Whether its ids are followed: not if it is left out, and not if it cycles.
+    #[must_use]
+    pub fn is_followed_by_ids(&self) -> bool {
+        self.excluded.is_none() && !self.cycles()
+    }
+
     /// Whether `id` lies past the limit.
     #[must_use]
     pub fn is_beyond(&self, id: i64, outliers: Outliers) -> bool {
@@ -296,9 +314,10 @@ impl Managed {
             self.seen_in_stream(id);
             return Beyond::Follow;
         }
-        if self.set_aside.is_some_and(|known| !self.sequence.definition.is_past(id, known)) {
+        if self.set_aside == Some(id) {
             return Beyond::Known;
         }
+        // Also one short of what was set aside: the publisher may have got so far meanwhile.
         self.asking = further(self.descending(), self.asking, Some(id));
         Beyond::Ask
     }
@@ -356,6 +375,10 @@ impl Managed {
         let Some(state) = self.state else { return Todo::Nothing };
         if self.cycles() {
             let Some(publisher) = self.publisher_exact() else { return Todo::Nothing };
+            // If only the subscriber has moved, somebody draws from it there: that is no reason to take it back.
+            if self.copied == Some(publisher) {
+                return Todo::Nothing;
+            }
             return match follow_exact(&self.sequence.definition, publisher, state) {
                 Some(_) if !privileges.update => Todo::Hold(Hold::Denied),
                 Some(exact) => Todo::Follow(exact),
@@ -373,6 +396,18 @@ impl Managed {
             Decision::Advance { to, .. } => Todo::Advance { to },
             Decision::Held(held) => Todo::Hold(Hold::Plan(held)),
         }
+    }
+
+    /// The subscriber's CYCLE sequence is at the publisher's state.
+    pub fn copied(&mut self) {
+        if self.state.is_some() {
+            self.copied = self.publisher_exact();
+        }
+    }
+
+    /// The subscriber may be another server: a state copied before may be lost.
+    pub fn forget_copied(&mut self) {
+        self.copied = None;
     }
 
     fn publisher_exact(&self) -> Option<State> {
@@ -487,6 +522,9 @@ impl Managed {
             Some(Coverage::Blind(why)) if self.excluded.is_none() => reasons.extend(why.iter().cloned()),
             None if self.excluded.is_none() => reasons.push("the publisher was not asked yet".to_owned()),
             _ => {}
+        }
+        if self.unreadable {
+            reasons.push("values in the stream could not be read as ids".to_owned());
         }
         if let Some((_, value)) = &self.publisher {
             reasons.extend(value.unread.clone());

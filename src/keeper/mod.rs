@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -33,6 +33,7 @@ use crate::registry::Registry;
 use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::advance::{self, Advancer};
 use crate::subscriber::receipt::PendingReceipts;
+use crate::subscriber::subscription;
 use crate::tracking::{Tracking, Watched};
 use crate::types::{Oid, QualifiedName};
 
@@ -61,8 +62,12 @@ pub struct Links {
     pub tracking: watch::Sender<Arc<Tracking>>,
     pub flush: watch::Sender<FlushLsn>,
     pub receipts_impossible_since: watch::Sender<Option<Instant>>,
+    /// `(subscription, slot)` of the whole subscriber.
+    pub subscriptions: watch::Sender<Vec<(String, String)>>,
     /// Past the WAL ceiling: what has no receipt is owed to a seed.
     pub give_up: mpsc::Receiver<()>,
+    /// The publisher is another server: positions known so far mean nothing.
+    pub another_publisher: mpsc::Receiver<oneshot::Sender<()>>,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -102,6 +107,8 @@ enum Input {
     GiveUp,
     /// The configuration was reloaded.
     Settings,
+    /// The publisher is another server now. Answered when that was taken in.
+    AnotherPublisher(oneshot::Sender<()>),
     Stop,
 }
 
@@ -329,8 +336,16 @@ impl Keeper {
                         if renamed {
                             self.links.registry.remove(&known.sequence.name);
                         }
+                        let before = known.is_followed_by_ids();
                         known.update(sequence.clone(), excluded);
+                        let after = known.is_followed_by_ids();
                         self.confirm.open(*slot, known.descending());
+                        if before != after {
+                            // Left out, or taken in: what was seen before says nothing for the time after.
+                            changed = true;
+                            self.confirm.revoke(*slot);
+                            self.confirm.waive(*slot, !after);
+                        }
                     }
                     *slot
                 }
@@ -349,6 +364,8 @@ impl Keeper {
             changed = true;
             self.drop_sequence(slot);
         }
+        let slots = within(subscription::slots(&connection.client)).await?;
+        self.links.subscriptions.send_replace(slots);
         if changed {
             self.links.catalog.send_replace(Arc::new(found));
             self.links.tracking.send_replace(Arc::new(self.tracking(&settings)));
@@ -367,7 +384,7 @@ impl Keeper {
             Some(reason) => info!(sequence = %name, %reason, "a new sequence is not managed"),
         }
         self.confirm.open(slot, managed.descending());
-        self.confirm.waive(slot, managed.excluded.is_some() || managed.cycles());
+        self.confirm.waive(slot, !managed.is_followed_by_ids());
         self.managed.push(managed);
         slot
     }
@@ -429,6 +446,7 @@ impl Links {
             // Whoever reports no more has a reason of his own to end, which must come to light before ours.
             Some(report) = self.reports.recv() => Input::Report(Box::new(report)),
             Some(()) = self.give_up.recv() => Input::GiveUp,
+            Some(done) = self.another_publisher.recv() => Input::AnotherPublisher(done),
         }
     }
 }

@@ -181,6 +181,7 @@ impl Keeper {
         self.dirty.extend(self.managed.iter().map(|m| m.slot));
         for managed in &mut self.managed {
             managed.retry_at = None;
+            managed.forget_copied();
         }
     }
 
@@ -215,6 +216,11 @@ impl Keeper {
                 let Some(managed) = self.managed.get(slot as usize) else { continue };
                 let advanced = within(advancer.follow(client, &managed.sequence, exact)).await?;
                 self.settle(&[slot], &advanced);
+                if let ([Outcome::At(_)], Some(managed)) =
+                    (advanced.outcomes.as_slice(), self.managed.get_mut(slot as usize))
+                {
+                    managed.copied();
+                }
             }
         }
         self.announce();
@@ -239,7 +245,12 @@ impl Keeper {
             match todo {
                 // What was seen before it was locked says nothing of it now.
                 Todo::Nothing if managed.hold == Some(Hold::Locked) => due.locked.push(slot),
-                Todo::Nothing => self.release(slot),
+                Todo::Nothing => {
+                    if let Some(managed) = self.managed.get_mut(slot as usize).filter(|m| m.cycles()) {
+                        managed.copied();
+                    }
+                    self.release(slot);
+                }
                 Todo::Advance { to } => due.steps.push((slot, to)),
                 Todo::Follow(exact) => due.follows.push((slot, exact)),
                 Todo::Hold(hold) => self.hold(slot, hold, None),

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{ProtocolVersion, Streaming};
 use crate::session::{self, ConnectError, Purpose, Socket};
-use crate::types::SlotName;
+use crate::types::{Lsn, SlotName};
 use crate::wire::{
     Backend, BackendError, FrameError, Limits, ReadError, Scanner, ServerError, frontend, rows,
 };
@@ -101,6 +101,23 @@ fn always_quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Which server answers: another one after a restore or a fail-over, although the address is the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `pg_control_system().system_identifier`, as text.
+    pub system: String,
+    pub timeline: u32,
+    pub wal_end: Lsn,
+}
+
+impl Identity {
+    /// Whether positions that `earlier` gave, or that were received from it up to `received`, mean anything here.
+    #[must_use]
+    pub fn continues(&self, earlier: &Identity, received: Lsn) -> bool {
+        self.system == earlier.system && self.timeline == earlier.timeline && self.wal_end >= received
+    }
+}
+
 /// How a slot is to be made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotOptions {
@@ -156,6 +173,24 @@ impl ReplicationConnection {
     pub async fn query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
         let answer = tokio::time::timeout(COMMAND_TIMEOUT, self.query_patiently(command));
         answer.await.map_err(|_| ReplicationError::Silent(COMMAND_TIMEOUT))?
+    }
+
+    /// Which server this is, and where its WAL ends (`IDENTIFY_SYSTEM`).
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub async fn identify(&mut self) -> Result<Identity, ReplicationError> {
+        let rows = self.query("IDENTIFY_SYSTEM").await?;
+        let field = |index: usize| rows.first().and_then(|row| row.get(index)).cloned().flatten();
+        let unexpected = || ReplicationError::Unexpected {
+            expected: "a system identifier, a timeline and a WAL position",
+            got: format!("{rows:?}").chars().take(100).collect(),
+        };
+        Ok(Identity {
+            system: field(0).ok_or_else(unexpected)?,
+            timeline: field(1).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
+            wal_end: field(2).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
+        })
     }
 
     /// Creates a logical slot for pgoutput, without exporting a snapshot. Waits for every writing transaction that
@@ -264,6 +299,17 @@ impl ReplicationConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn positions_mean_nothing_on_another_server_timeline_or_older_copy() {
+        let identity =
+            |system: &str, timeline, wal_end| Identity { system: system.to_owned(), timeline, wal_end };
+        let before = identity("7", 1, Lsn(100));
+        assert!(identity("7", 1, Lsn(200)).continues(&before, Lsn(150)));
+        assert!(!identity("7", 1, Lsn(200)).continues(&before, Lsn(201)), "restored to an earlier position");
+        assert!(!identity("7", 2, Lsn(200)).continues(&before, Lsn(150)), "promoted");
+        assert!(!identity("8", 1, Lsn(200)).continues(&before, Lsn(150)), "another server");
+    }
 
     #[test]
     fn options_follow_the_servers_version() {

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::connection::{
-    APPLICATION_NAME, ReplicationConnection, ReplicationError, SlotOptions, StreamOptions,
+    APPLICATION_NAME, Identity, ReplicationConnection, ReplicationError, SlotOptions, StreamOptions,
 };
 use super::poll::Request;
 use super::slot::{self, Verdict};
@@ -74,7 +74,7 @@ pub struct Follow {
     pub slot: SlotName,
     pub publications: Vec<String>,
     /// The subscriber's `(subscription, slot)` pairs: slots that are never ours.
-    pub subscriptions: Vec<(String, String)>,
+    pub subscriptions: watch::Receiver<Vec<(String, String)>>,
     pub slot_options: SlotOptions,
     pub create_slot: bool,
     pub streaming: Streaming,
@@ -92,6 +92,8 @@ pub struct Links {
     pub max_retained_wal: watch::Receiver<u64>,
     /// Tells the keeper to confirm what has no receipt: past the ceiling.
     pub give_up: mpsc::Sender<()>,
+    /// Tells the keeper that the publisher is another server: positions known so far mean nothing. Answered when done.
+    pub another_publisher: mpsc::Sender<oneshot::Sender<()>>,
     pub stop: watch::Receiver<bool>,
     /// What the slot does now, for people: `streaming`, `waiting for the slot`, …
     pub state: watch::Sender<SlotState>,
@@ -131,6 +133,10 @@ struct Course {
     backoff: Backoff,
     /// The stream was interrupted: say so when it goes on.
     recovering: bool,
+    /// Who answered last time.
+    publisher: Option<Identity>,
+    /// We have streamed before.
+    streamed: bool,
     /// Another seqshadow had the slot.
     stood_by: bool,
     /// There was a slot: when it is missing, somebody dropped it.
@@ -162,7 +168,13 @@ impl Follow {
                 Ok(Round::Stopped) => return Ok(()),
                 Err(failure) => failure,
             };
-            self.react(&failure, &mut links, &mut course).await?;
+            if let Err(fatal) = self.react(&failure, &mut links, &mut course).await {
+                // What may not be so at the start is no reason to leave the sequences alone later.
+                if !course.streamed {
+                    return Err(fatal);
+                }
+                error!(slot = %self.slot, error = %fatal, "the stream cannot go on until somebody mends this; it is tried again");
+            }
             course.recovering = true;
             let delay = course.backoff.next_delay();
             links.state.send_modify(|state| state.doing = Doing::Connecting);
@@ -205,13 +217,34 @@ impl Follow {
         }
     }
 
+    /// After a fail-over or a restore the same address leads to another server, or to an older copy: positions of the
+    /// old one must neither be confirmed to it nor outweigh what it says.
+    async fn recognize(&self, links: &mut Links, course: &mut Course, identity: Identity) {
+        let received = links.shared.progress.borrow().received;
+        let known = course.publisher.replace(identity.clone());
+        if known.is_none_or(|known| identity.continues(&known, received)) {
+            return;
+        }
+        warn!(
+            slot = %self.slot, system_identifier = %identity.system, timeline = identity.timeline,
+            wal_end = %identity.wal_end, received = %received,
+            "the publisher is another server or an older copy now: its positions count from here, and every sequence is seeded again"
+        );
+        let (done_send, done) = oneshot::channel();
+        if links.another_publisher.send(done_send).await.is_ok() {
+            let _ = done.await;
+        }
+        links.shared.progress.send_replace(stream::Progress::default());
+        let _ = links.requests.try_send(Request::Seed);
+    }
+
     /// Reads the slot and judges it.
     async fn look(&self, sql: &Connection, state: &watch::Sender<SlotState>) -> Result<Verdict, Failure> {
         let found = sql::within(LOOK_TIMEOUT, slot::load(&sql.client, sql.version, &self.slot)).await?;
         state.send_modify(|state| state.retained_bytes = found.as_ref().map_or(0, |s| s.retained_bytes));
         let asked = sql.client.query_one("SELECT current_database()::text", &[]);
         let database: String = sql::within(LOOK_TIMEOUT, asked).await?.try_get(0).map_err(SqlError::from)?;
-        Ok(slot::judge(&self.slot, found.as_ref(), &database, &self.subscriptions))
+        Ok(slot::judge(&self.slot, found.as_ref(), &database, &self.subscriptions.borrow()))
     }
 
     /// Another seqshadow has the slot. Our sequences are protected by polls; when it is free we go on with the stream.
@@ -409,11 +442,14 @@ impl Follow {
             complain_about_synchronous(&self.slot);
         }
         let timing = Timing { synchronous, ..self.timing };
+        let mut connection = connection;
+        self.recognize(links, course, connection.identify().await?).await;
         let Some(started) = unless_stopped(&links.stop, connection.start(&self.slot, &options)).await else {
             return Ok(Round::Stopped);
         };
         let (socket, received) = started?;
         links.state.send_modify(|state| state.doing = Doing::Streaming);
+        course.streamed = true;
         course.had_slot = true;
         // Whoever had the slot meanwhile may have confirmed what we never saw, or made it after our seed.
         if std::mem::take(&mut course.stood_by) {

@@ -37,6 +37,21 @@ pub async fn load(client: &Client) -> Result<Vec<Subscription>, Error> {
         .collect()
 }
 
+/// `(subscription, slot)` of every subscription of the whole subscriber: slots that are never ours, whichever database
+/// they feed.
+///
+/// # Errors
+/// The server's or the connection's error.
+pub async fn slots(client: &Client) -> Result<Vec<(String, String)>, Error> {
+    let rows = client
+        .query(
+            "SELECT subname::text, subslotname::text FROM pg_subscription WHERE subslotname IS NOT NULL",
+            &[],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
 /// The publisher's connection string of a subscription, where our role may read it (superusers only, usually).
 pub async fn conninfo(client: &Client, subscription: &str) -> Option<String> {
     let row = client
