@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use proto_tests::majors::installation;
 use proto_tests::rig::{PATIENCE, Rig, SLOT, confirmed, insert, wait_for};
 use proto_tests::sql::connect;
+use seqshadow::types::quote_literal;
 use std::process::{Child, Command, Stdio};
 
 /// Exit code 4, `reason` in the message, and the slot untouched.
@@ -58,12 +59,29 @@ async fn foreign_slots_are_refused_and_left_as_they_are() -> Result<()> {
         Err(error) => eprintln!("SKIPPED the slot of another plugin: {error}"),
     }
 
+    // pg_subscription is shared: a subscription in another database of the same subscriber has a slot to lose too.
+    rig.pair.on_subscriber().await?.batch_execute("CREATE DATABASE reporting").await?;
+    let reporting = connect(&rig.pair.subscriber.conninfo("reporting")).await?;
+    reporting.batch_execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text)").await?;
+    publisher.batch_execute(&logical("reporting_slot", "pgoutput")).await?;
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION report CONNECTION {} PUBLICATION pub
+           WITH (create_slot = false, slot_name = reporting_slot, enabled = false, copy_data = false)",
+        quote_literal(&rig.pair.publisher_conninfo())
+    );
+    reporting.batch_execute(&subscribe).await?;
+    insert(&publisher, 3).await?;
+    refused(&rig, "reporting_slot", "belongs to subscription \"report\"").await?;
+    reporting
+        .batch_execute("ALTER SUBSCRIPTION report SET (slot_name = NONE); DROP SUBSCRIPTION report")
+        .await?;
+
     // At the end rows are there for the subscription.
     rig.pair.on_subscriber().await?.batch_execute("ALTER SUBSCRIPTION sub ENABLE").await?;
     rig.pair.catch_up().await?;
     let rows: i64 =
         rig.pair.on_subscriber().await?.query_one("SELECT count(*) FROM orders", &[]).await?.get(0);
-    assert_eq!(rows, 100);
+    assert_eq!(rows, 103);
     Ok(())
 }
 

@@ -1,0 +1,33 @@
+//! A CYCLE sequence has no furthest id: it gets the publisher's state. Tries to break: one that the application draws
+//! from on the subscriber is taken back again and again, which gives ids twice.
+
+use anyhow::Result;
+use proto_tests::rig::{Rig, wait_for};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cycle_sequence_equals_the_publishers_and_is_left_alone_when_the_subscriber_draws() -> Result<()> {
+    let rig = Rig::new(15, 17).await?;
+    rig.pair.on_both("CREATE SEQUENCE ring MINVALUE 1 MAXVALUE 1000 CYCLE").await?;
+    rig.pair.grant(&["public"]).await?;
+    let publisher = rig.pair.on_publisher().await?;
+    publisher.batch_execute("SELECT nextval('ring') FROM generate_series(1, 1005)").await?;
+    let _shadow = rig.start(&["--verify-interval=100ms"])?;
+    let on_subscriber = rig.pair.subscriber_conninfo();
+    let equals = "SELECT last_value = 5 AND is_called FROM ring";
+    wait_for(&on_subscriber, "the publisher's state", equals).await?;
+
+    let subscriber = rig.pair.on_subscriber().await?;
+    let begun = std::time::Instant::now();
+    let mut last: i64 = 5;
+    // Over many verify ticks and polls.
+    while begun.elapsed() < std::time::Duration::from_secs(5) {
+        let id: i64 = subscriber.query_one("SELECT nextval('ring')", &[]).await?.get(0);
+        assert_eq!(id, last + 1, "an id was given out twice, or skipped");
+        last = id;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    // When the publisher moves on, its state counts again.
+    publisher.batch_execute("SELECT setval('ring', 700)").await?;
+    let equals = "SELECT last_value = 700 AND is_called FROM ring";
+    wait_for(&on_subscriber, "the publisher's new state", equals).await
+}
