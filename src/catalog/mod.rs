@@ -120,11 +120,10 @@ impl Sequence {
         missing
     }
 
-    /// What the sequence and every one of its consumers can hold.
+    /// What every one of its consumers can hold, whatever the sequence itself is limited to.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        let start = (self.definition.min, self.definition.max);
-        let (lowest, highest) = self.consumers.iter().fold(start, |(low, high), consumer| {
+        let (lowest, highest) = self.consumers.iter().fold((i64::MIN, i64::MAX), |(low, high), consumer| {
             (low.max(*consumer.range.start()), high.min(*consumer.range.end()))
         });
         Bounds { lowest, highest }

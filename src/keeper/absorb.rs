@@ -273,7 +273,11 @@ impl Keeper {
         let unread = |m: &Managed| m.publisher_value().is_some_and(|value| value.unread.is_some());
         for managed in self.managed.iter().filter(|m| m.class() != Class::Covered || unread(m)) {
             let reason = Managed::reason(managed, &self.role).unwrap_or_default();
-            info!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "not covered by the stream alone");
+            if managed.hold.is_some() {
+                warn!(sequence = %managed.sequence.name, %reason, "the sequence is held; the others go on");
+            } else {
+                info!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "not covered by the stream alone");
+            }
         }
     }
 }

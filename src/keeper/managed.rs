@@ -515,9 +515,6 @@ impl Managed {
         if let Some(why) = self.excluded {
             reasons.push(why.to_owned());
         }
-        if let Some(hold) = &self.hold {
-            reasons.push(self.hold_text(hold, role));
-        }
         match &self.coverage {
             Some(Coverage::Blind(why)) if self.excluded.is_none() => reasons.extend(why.iter().cloned()),
             None if self.excluded.is_none() => reasons.push("the publisher was not asked yet".to_owned()),
@@ -529,6 +526,10 @@ impl Managed {
         if let Some((_, value)) = &self.publisher {
             reasons.extend(value.unread.clone());
             reasons.extend(value.mismatch.clone());
+        }
+        // Last, so that the line ends with the SQL.
+        if let Some(hold) = &self.hold {
+            reasons.push(self.hold_text(hold, role));
         }
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }

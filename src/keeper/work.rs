@@ -368,7 +368,7 @@ impl Keeper {
             return;
         }
         let reason = managed.reason(&self.role).unwrap_or_default();
-        if self.announced || managed.coverage.is_some() {
+        if self.announced {
             warn!(sequence = %managed.sequence.name, %reason, "the sequence is held; the others go on");
         }
         self.links.registry.put(managed.status(&self.role));

@@ -111,16 +111,20 @@ pub async fn wait_past(client: &Client, sequence: &str, id: i64) -> Result<i64> 
 
 /// The program, as the role with few rights, looking often.
 pub fn command(pair: &Pair, slot: &str) -> ShadowCommand {
+    plain_command(pair, slot).args_pairs(&[
+        ("--verify-interval", "200ms"),
+        ("--poll-interval", "1s"),
+        ("--refresh-interval", "1s"),
+    ])
+}
+
+/// The program with its own defaults.
+pub fn plain_command(pair: &Pair, slot: &str) -> ShadowCommand {
     ShadowCommand::new(["--slot", slot])
         .arg("--publisher")
         .arg(pair.shadow_publisher_conninfo())
         .arg("--subscriber")
         .arg(pair.shadow_subscriber_conninfo())
-        .args_pairs(&[
-            ("--verify-interval", "200ms"),
-            ("--poll-interval", "1s"),
-            ("--refresh-interval", "1s"),
-        ])
 }
 
 /// Adds flags with values.
