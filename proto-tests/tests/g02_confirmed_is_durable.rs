@@ -1,0 +1,76 @@
+//! Promise 2: what we confirm is never past ids that are not durable on the subscriber.
+//!
+//! Tries to break: the two moments at which a confirmation without proof would be wrong for long enough to be caught. A
+//! sequence that cannot be moved because somebody has locked it, and a sequence that somebody else had moved far
+//! enough, but whose WAL is not flushed when the subscriber is killed.
+
+use anyhow::Result;
+use proto_tests::pair::PairOptions;
+use proto_tests::rig::{PATIENCE, Rig, insert, next_value};
+use proto_tests::shadow::Signal;
+use proto_tests::sql::{Probe, wait_until};
+use seqshadow::demo::servers::ClusterOptions;
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_sequence_holds_the_confirmation() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let shadow = rig.start(&["--lead=32"])?;
+    let id = rig.insert(10).await?;
+    rig.wait_past(id).await?;
+    let locker = rig.pair.on_subscriber().await?;
+    locker.batch_execute("BEGIN; ALTER SEQUENCE orders_id_seq OWNER TO postgres").await?;
+    let before = rig.pair.publisher_lsn().await?;
+    let id = rig.insert(5000).await?;
+    let after = rig.pair.publisher_lsn().await?;
+    shadow.wait_for_line("the sequence is held", PATIENCE)?;
+    // Several status intervals, with more WAL and more commits of other tables to be tempted by.
+    let publisher = rig.pair.on_publisher().await?;
+    for round in 0..8 {
+        publisher.batch_execute(&format!("CREATE TABLE other_{round} (n int)")).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let confirmed = rig.confirmed().await?;
+        assert!(confirmed < Some(after), "confirmed {confirmed:?}, past {after} (before the ids: {before})");
+    }
+    locker.batch_execute("ROLLBACK").await?;
+    rig.wait_past(id).await?;
+    rig.wait_confirmed(after).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_moved_counts_only_once_it_is_flushed() -> Result<()> {
+    // The WAL writer is slow, so that what was committed asynchronously stays in memory for long. Less than a page of
+    // it: a whole page wakes the WAL writer up, and what it has written survives the kill of a process.
+    let options = PairOptions {
+        subscriber: ClusterOptions::default().set("wal_writer_delay", "3s").set("autovacuum", "off"),
+        ..PairOptions::default()
+    };
+    let rig = Rig::with(17, 15, options).await?;
+    rig.pair.on_subscriber().await?.batch_execute("ALTER SUBSCRIPTION sub DISABLE").await?;
+    let mut shadow = rig.start(&["--lead=32"])?;
+    for round in 1..=4 {
+        let other = rig.pair.on_subscriber().await?;
+        other
+            .batch_execute(
+                "SET synchronous_commit = off; SELECT count(nextval('orders_id_seq')) FROM generate_series(1, 600)",
+            )
+            .await?;
+        let publisher = rig.pair.on_publisher().await?;
+        let id = insert(&publisher, 300).await?;
+        let lsn = rig.pair.publisher_lsn().await?;
+        wait_until("the ids to be confirmed", PATIENCE, async || {
+            let now = rig.confirmed().await?;
+            Ok(Probe::when(now.is_some_and(|now| now >= lsn), || format!("{now:?} of {lsn}")))
+        })
+        .await?;
+        rig.pair.subscriber.kill9();
+        shadow.signal(Signal::STOP);
+        rig.pair.subscriber.resume()?;
+        let next = next_value(&rig.pair.on_subscriber().await?).await?;
+        shadow.signal(Signal::CONT);
+        assert!(next > id, "round {round}: {id} was confirmed, and after the crash the next value is {next}");
+        rig.wait_past(id).await?;
+        shadow.wait_for_line("the subscriber is back", PATIENCE)?;
+    }
+    Ok(())
+}
