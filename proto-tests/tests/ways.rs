@@ -153,7 +153,7 @@ async fn one_locked_one_dropped_and_one_ungranted_of_1200_delay_only_themselves(
 
     let seen = State { last_value: 1, is_called: false };
     // Some near, some far.
-    let to = |name: &str| if name.len() % 2 == 0 { 33 } else { 1_000_000 };
+    let to = |name: &str| if name.len().is_multiple_of(2) { 33 } else { 1_000_000 };
     let steps: Vec<Step<'_>> =
         sequences.iter().map(|sequence| Step { sequence, seen, to: to(&sequence.name.name) }).collect();
     let begun = Instant::now();
