@@ -3,9 +3,6 @@
 //! Tries to break: what was encoded is what is decoded, by us and by `pg_walstream`; the tap sees the ids of the full
 //! decoder; cut anywhere, nothing is accepted in full and nothing panics (promise 10).
 
-#[path = "support/oracle.rs"]
-mod oracle;
-
 use pg_walstream::LogicalReplicationParser;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -151,8 +148,8 @@ proptest! {
 
             let message = Message::decode(payload, &context)?;
             let read = theirs.parse_wal_message(payload).unwrap();
-            prop_assert_eq!(oracle::expected(&message), read.message);
-            let xid = oracle::stream_xid(&message);
+            prop_assert_eq!(crate::oracle::expected(&message), read.message);
+            let xid = crate::oracle::stream_xid(&message);
             prop_assert!(xid.is_none() || xid == read.xid);
             match &message {
                 Message::StreamStart(_) => context.in_stream = true,

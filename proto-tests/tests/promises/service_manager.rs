@@ -81,7 +81,7 @@ fn the_unit_is_accepted_by_systemd() {
         eprintln!("skipped: there is no systemd-analyze on this machine");
         return;
     }
-    let unit = include_str!("../../packaging/systemd/seqshadow@.service");
+    let unit = include_str!("../../../packaging/systemd/seqshadow@.service");
     assert!(unit.contains("ExecStart=/usr/bin/seqshadow --slot %i"));
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("seqshadow@.service");

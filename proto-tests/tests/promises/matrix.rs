@@ -2,7 +2,7 @@
 //! Its next values collide with nothing, repeat nothing that the publisher ever gave out, keep to their lane, and on
 //! the way there no sequence ever stepped back.
 //!
-//! `SEQSHADOW_TEST_MAJORS=all cargo test -p proto-tests --test matrix -- --nocapture` goes through every pair of majors
+//! `SEQSHADOW_TEST_MAJORS=all cargo test -p proto-tests --test promises matrix -- --nocapture` goes through every pair of majors
 //! and prints a line for each.
 
 use anyhow::{Context as _, Result, ensure};

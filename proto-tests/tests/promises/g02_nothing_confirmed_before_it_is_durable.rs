@@ -1,10 +1,7 @@
 //! Promise 2: what we confirm is durable on the subscriber. A walk beside somebody's open transaction writes no WAL of
 //! its own, so its commit flushes nothing: after a crash the sequence is short of what was read.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{ArgsPairs as _, Writer, command, server, start, state, wait_past};
+use crate::advancing::{ArgsPairs as _, Writer, command, server, start, state, wait_past};
 use proto_tests::pair::{Pair, PairOptions, lsn};
 use proto_tests::publication::Publication;
 use proto_tests::sql::{Probe, connect, wait_until};
@@ -60,7 +57,7 @@ async fn a_walk_that_a_crash_takes_back_got_no_receipt() {
     let (_, durable_at) = writer.step(&sequence, seen, 104).await.unwrap();
     pending.forget();
     pending.expect(durable_at, vec![(0, there)]);
-    wait_until("the receipt", advancing::PATIENCE, async || {
+    wait_until("the receipt", crate::advancing::PATIENCE, async || {
         let flushed = flush_lsn(writer.client()).await?;
         let receipts = pending.collect(flushed);
         if receipts.is_empty() {

@@ -3,9 +3,6 @@
 //! Tries to break: no message of a real server is refused or read differently; cut at any byte, none is accepted
 //! (promise 10); the tap sees exactly the ids that the full decoder sees.
 
-#[path = "support/oracle.rs"]
-mod oracle;
-
 use std::collections::{BTreeMap, HashMap};
 
 use pg_walstream::LogicalReplicationParser;
@@ -37,8 +34,8 @@ fn an_independent_decoder_reads_the_same() {
         walk(&capture, |payload, context| {
             let ours = Message::decode(payload, context).unwrap();
             let read = theirs.parse_wal_message(payload).unwrap();
-            assert_eq!(oracle::expected(&ours), read.message, "{name}");
-            if let Some(xid) = oracle::stream_xid(&ours) {
+            assert_eq!(crate::oracle::expected(&ours), read.message, "{name}");
+            if let Some(xid) = crate::oracle::stream_xid(&ours) {
                 assert_eq!(Some(xid), read.xid, "{name}");
             }
         });

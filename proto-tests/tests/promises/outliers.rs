@@ -1,10 +1,7 @@
 //! An id typed in by hand neither burns a sequence nor stops it: it is set aside and reported, and the sequence follows
 //! the rest. Ids within reach are followed.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_for_value, wait_past};
+use crate::advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_for_value, wait_past};
 use proto_tests::pair::Pair;
 
 const SET_ASIDE: &str = "is set aside";

@@ -1,6 +1,5 @@
 //! What the tests about advancing share: sequences by name, the advancer on a connection of ours, applications that
 //! draw ids on the subscriber, and a watch over where a sequence stands.
-#![allow(dead_code)] // each test program uses its part
 
 use anyhow::{Context as _, Result};
 use proto_tests::majors::installation;

@@ -1,9 +1,6 @@
 //! Promise 6: a sequence that is locked on the subscriber (a truncate being applied) delays only itself.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_past};
+use crate::advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_past};
 use proto_tests::pair::{Pair, lsn};
 use proto_tests::sql::{Probe, wait_until};
 

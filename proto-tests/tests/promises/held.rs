@@ -1,10 +1,7 @@
 //! Promise 6: a sequence that we may not or cannot move is held, alone, and the log has the SQL that mends it. The SQL is
 //! run here as it stands there, and the sequence is followed again without a restart.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{PATIENCE, command, plain_command, start, state, wait_past};
+use crate::advancing::{PATIENCE, command, plain_command, start, state, wait_past};
 use proto_tests::pair::{Pair, PairOptions};
 use proto_tests::shadow::Shadow;
 use seqshadow::demo::servers::ClusterOptions;
@@ -153,7 +150,7 @@ async fn a_sequence_too_narrow_is_held_until_it_is_widened() {
     let line = wait_held(&shadow, "down_id_seq");
     subscriber.batch_execute(&mending_sql(&line)).await.unwrap();
     let what = "past -4500";
-    advancing::wait_for_value(&subscriber, "down_id_seq", what, |last| last <= -4500).await.unwrap();
+    crate::advancing::wait_for_value(&subscriber, "down_id_seq", what, |last| last <= -4500).await.unwrap();
 
     // Column and sequence both: rows past them cannot even be applied, so native apply waits for the same SQL.
     publisher.batch_execute("SELECT setval('wide_id_seq', 40000)").await.unwrap();

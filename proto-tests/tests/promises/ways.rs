@@ -1,10 +1,7 @@
 //! How a sequence is moved: set, locked or walked, chosen by what others could do meanwhile. The advancer directly,
 //! against a real server.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{Applications, Writer, server, state};
+use crate::advancing::{Applications, Writer, server, state};
 use proto_tests::sql::connect;
 use seqshadow::catalog::Sequence;
 use seqshadow::demo::servers::ClusterOptions;
@@ -19,7 +16,7 @@ fn at(last_value: i64) -> State {
 
 /// Advances until the sequence is there, as the keeper does; says how many calls that took.
 async fn until_there(writer: &Writer, sequence: &Sequence, mut seen: State, to: i64) -> usize {
-    let sign = advancing::sign(sequence);
+    let sign = crate::advancing::sign(sequence);
     for call in 1..1_000 {
         match writer.step(sequence, seen, to).await.unwrap().0 {
             Outcome::At(state) => {
@@ -191,7 +188,7 @@ async fn two_writers_take_turns_and_a_third_makes_them_wait() {
     let conninfo = server.conninfo("postgres");
     let admin = connect(&conninfo).await.unwrap();
     admin.batch_execute("CREATE SEQUENCE s CACHE 7").await.unwrap();
-    let watch = advancing::Watch::start(&conninfo, "s", 1);
+    let watch = crate::advancing::Watch::start(&conninfo, "s", 1);
     let work = |distance: i64| {
         let conninfo = conninfo.clone();
         tokio::spawn(async move {
@@ -221,7 +218,7 @@ async fn two_writers_take_turns_and_a_third_makes_them_wait() {
     let watched = watch.stop().await.unwrap();
     eprintln!("{one} and {other} advances, {} ids, {} looks", ids.len(), watched.looks);
     assert!(one > 10 && other > 10 && ids.len() > 100);
-    assert_eq!((advancing::duplicates(ids), watched.setbacks), (0, Vec::new()));
+    assert_eq!((crate::advancing::duplicates(ids), watched.setbacks), (0, Vec::new()));
 
     admin.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(1936028019, 1751213167)").await.unwrap();
     let writer = Writer::new(&conninfo).await.unwrap();

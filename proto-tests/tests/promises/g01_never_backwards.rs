@@ -4,10 +4,7 @@
 //! get an id that somebody else got, and `last_value` may never be seen short of where it was. The advances are chosen
 //! so that `setval(s, greatest(target, last_value))` in their place does break both.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{Applications, Watch, Writer, command, duplicates, server, sign, start, state};
+use crate::advancing::{Applications, Watch, Writer, command, duplicates, server, sign, start, state};
 use anyhow::Result;
 use proto_tests::pair::Pair;
 use rand::rngs::StdRng;
@@ -153,7 +150,9 @@ async fn beside(slots: &[&str]) {
         let sql = format!("SELECT {}(id) FROM {table}", if sign > 0 { "max" } else { "min" });
         let id: i64 = publisher.query_one(&sql, &[]).await.unwrap().get(0);
         let what = format!("past {id}");
-        advancing::wait_for_value(&subscriber, name, &what, |last| last * sign >= id * sign).await.unwrap();
+        crate::advancing::wait_for_value(&subscriber, name, &what, |last| last * sign >= id * sign)
+            .await
+            .unwrap();
         furthest.push(id);
     }
     for (application, watch) in applications.into_iter().zip(watches) {

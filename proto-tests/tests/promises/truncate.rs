@@ -1,10 +1,7 @@
 //! The subscriber's sequences go back by themselves: native apply of `TRUNCATE … RESTART IDENTITY`, a `setval` by hand,
 //! a restore. Each is healed and counted, and after a truncate marks begin anew.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{ArgsPairs as _, command, start, state, wait_for_value, wait_past};
+use crate::advancing::{ArgsPairs as _, command, start, state, wait_for_value, wait_past};
 use proto_tests::pair::Pair;
 use proto_tests::shadow::Shadow;
 use std::time::{Duration, Instant};
@@ -55,7 +52,7 @@ async fn a_replicated_restart_is_healed_and_marks_begin_anew() {
     let now = wait_for_value(&stage.subscriber, "orders_id_seq", "past 2 and near it", ahead).await.unwrap();
     // Two ticks of 200 ms, and what a busy machine adds.
     assert!(applied.elapsed() < Duration::from_secs(5), "{:?}", applied.elapsed());
-    stage.shadow.wait_for_line(WENT_BACK, advancing::PATIENCE).unwrap();
+    stage.shadow.wait_for_line(WENT_BACK, crate::advancing::PATIENCE).unwrap();
     assert!(now >= 2);
 
     // Marks go on from there, and the application's first insert is no duplicate.
@@ -108,11 +105,11 @@ async fn a_streamed_restart_counts_from_its_commit_on() {
         )
         .await
         .unwrap();
-    stage.shadow.wait_for_line("restarted on the publisher", advancing::PATIENCE).unwrap();
+    stage.shadow.wait_for_line("restarted on the publisher", crate::advancing::PATIENCE).unwrap();
     stage.pair.catch_up().await.unwrap();
     let there = |last| (3000..5000).contains(&last);
     wait_for_value(&stage.subscriber, "orders_id_seq", "at 3000 and short of 5000", there).await.unwrap();
-    stage.shadow.wait_for_line(WENT_BACK, advancing::PATIENCE).unwrap();
+    stage.shadow.wait_for_line(WENT_BACK, crate::advancing::PATIENCE).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +132,7 @@ async fn a_shared_sequence_keeps_clear_of_the_table_that_was_not_truncated() {
         stage.pair.catch_up().await.unwrap();
         stage.publisher.batch_execute("TRUNCATE a RESTART IDENTITY").await.unwrap();
         stage.pair.catch_up().await.unwrap();
-        stage.shadow.wait_for_line(WENT_BACK, advancing::PATIENCE).unwrap();
+        stage.shadow.wait_for_line(WENT_BACK, crate::advancing::PATIENCE).unwrap();
         wait_past(&stage.subscriber, "a_id_seq", 4000).await.unwrap();
     }
 }
@@ -156,9 +153,9 @@ async fn a_setval_and_a_restore_are_healed_and_counted() {
         let seen = stage.shadow.stderr_lines().len();
         stage.subscriber.batch_execute(sql).await.unwrap();
         wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
-        let line = stage.shadow.wait_for_line_after(seen, WENT_BACK, advancing::PATIENCE).unwrap();
+        let line = stage.shadow.wait_for_line_after(seen, WENT_BACK, crate::advancing::PATIENCE).unwrap();
         assert!(line.contains("WARN") && line.contains("orders_id_seq"), "{line}");
-        stage.shadow.wait_for_line(&format!("rewinds={count}"), advancing::PATIENCE).unwrap();
+        stage.shadow.wait_for_line(&format!("rewinds={count}"), crate::advancing::PATIENCE).unwrap();
     }
     // A little back, still past every mark: the ids between may have been handed out here.
     let now = state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value;
