@@ -274,7 +274,7 @@ impl Keeper {
         for managed in self.managed.iter().filter(|m| m.class() != Class::Covered || unread(m)) {
             let reason = Managed::reason(managed, &self.role).unwrap_or_default();
             if managed.hold.is_some() {
-                warn!(sequence = %managed.sequence.name, %reason, "the sequence is held; the others go on");
+                warn!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "the sequence is held; the others go on");
             } else {
                 info!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "not covered by the stream alone");
             }

@@ -331,7 +331,7 @@ async fn write(
 
 fn status(flush: FlushLsn, progress: Progress) -> StandbyStatus {
     // Never past what this publisher has: a server may be another one after a fail-over.
-    let flush = flush.lsn().min(progress.received.max(progress.wal_end));
+    let flush = flush.lsn().min(progress.received.max(progress.wal_end).max(progress.committed));
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let client_time_us =
         i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX).saturating_sub(POSTGRES_EPOCH_US);

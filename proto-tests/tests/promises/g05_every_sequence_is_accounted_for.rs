@@ -57,7 +57,8 @@ fn listed(shadow: &Shadow) -> BTreeMap<String, (String, String)> {
     };
     let lines = shadow.stderr_lines();
     let of = |line: &String| {
-        line.contains("not covered by the stream alone").then_some(())?;
+        let kinds = ["not covered by the stream alone", "the sequence is held"];
+        kinds.iter().any(|kind| line.contains(kind)).then_some(())?;
         Some((field(line, "sequence")?, (field(line, "class")?, line.clone())))
     };
     let listed: Vec<_> = lines.iter().filter_map(of).collect();
