@@ -343,9 +343,9 @@ fn choose(settings: &Settings, found: &[Subscription]) -> Result<Option<Subscrip
 async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result<(), ShadowError> {
     let wrong = |source| ShadowError::Sql { side: "publisher", source };
     let publisher = sql::connect(conninfo, "publisher").await.map_err(wrong)?;
-    let found = publication::load(&publisher.client, publisher.version, publications)
-        .await
-        .map_err(|error| wrong(error.into()))?;
+    // What they publish is the poller's business: it may have to wait for a locked table.
+    let found =
+        publication::load(&publisher.client, publications).await.map_err(|error| wrong(error.into()))?;
     if !found.missing.is_empty() {
         let missing = found.missing.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
         return Err(ShadowError::Setting {

@@ -24,15 +24,20 @@ pub enum Coverage {
     Blind(Vec<String>),
 }
 
-/// Decides for `sequence`. `published` is keyed by the subscriber's table names.
+/// Decides for `sequence`. `published` is keyed by the subscriber's table names; `None` where it could not be read.
 #[must_use]
-pub fn coverage(sequence: &Sequence, published: &HashMap<QualifiedName, Published>) -> Coverage {
+pub fn coverage(sequence: &Sequence, published: Option<&HashMap<QualifiedName, Published>>) -> Coverage {
     if sequence.definition.cycle {
         return Coverage::Blind(vec!["it may CYCLE, so no id is the furthest".to_owned()]);
     }
     if sequence.consumers.is_empty() {
         return Coverage::Blind(vec!["no column takes its values from it".to_owned()]);
     }
+    let Some(published) = published else {
+        return Coverage::Blind(vec![
+            "a published table is locked on the publisher, what is published will be read later".to_owned(),
+        ]);
+    };
     let has_rows = |c: &&Consumer| !c.partitioned || sequence.consumers.iter().all(|other| other.partitioned);
     let reasons: BTreeSet<String> = sequence
         .consumers
@@ -58,10 +63,7 @@ fn unseen(
         }
     }
     // With publish_via_partition_root the rows of a partition come under the name of its root.
-    let through_root = || {
-        let above = |c: &&Consumer| c.partitioned && c.column == consumer.column;
-        sequence.consumers.iter().filter(above).find_map(|c| published.get(&c.table))
-    };
+    let through_root = || ancestors(consumer, sequence).into_iter().find_map(|c| published.get(&c.table));
     let Some(publication) = published.get(&consumer.table).or_else(through_root) else {
         return Some(format!("{} is not published", consumer.table));
     };
@@ -72,4 +74,22 @@ fn unseen(
         return Some(format!("{column} is not in the publication's column list"));
     }
     publication.row_filter.then(|| format!("{} is published with a row filter", consumer.table))
+}
+
+/// The partitioned tables above `consumer` whose same column is a consumer too, so that the stream is watched for it.
+fn ancestors<'a>(consumer: &'a Consumer, sequence: &'a Sequence) -> Vec<&'a Consumer> {
+    let mut found: Vec<&Consumer> = Vec::new();
+    let mut below = vec![consumer];
+    while let Some(child) = below.pop() {
+        let above = |c: &&Consumer| {
+            c.partitioned && c.column == consumer.column && child.parents.contains(&c.table_oid)
+        };
+        for parent in sequence.consumers.iter().filter(above) {
+            if !found.iter().any(|known| known.table_oid == parent.table_oid) {
+                found.push(parent);
+                below.push(parent);
+            }
+        }
+    }
+    found
 }

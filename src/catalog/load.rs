@@ -1,14 +1,17 @@
-//! Reads a [`Catalog`] from a server with two set-based queries. Takes no lock on any sequence.
+//! Reads a [`Catalog`] from a server with three set-based queries. Takes no lock on any sequence.
+//!
+//! Printing a default locks its table, so the defaults are read last and in batches: one that is locked is
+//! [`Readable::NotNow`], and spoils nothing else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row};
 
 use super::default_expression::{Shape, classify};
 use super::{Catalog, Consumer, Link, Persistence, Privileges, Readable, Sequence};
 use crate::pgoutput::IdFormat;
 use crate::plan::Definition;
+use crate::readings::{Trouble, trouble};
 use crate::types::{Oid, QualifiedName};
 
 /// Every sequence outside the system schemas, with what we may do with it.
@@ -28,10 +31,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, format_t
 
 /// Every column behind which a sequence stands: owned and identity (`pg_depend` from the sequence to the column),
 /// defaults (`pg_depend` from the default to the sequence), and the same column in every partition or inheriting
-/// table below, whose rows get their ids through the parent.
-///
-/// `pg_get_expr` locks the table that it names. Where one is being truncated, [`LOCKED`] stands in the place of
-/// [`NOT_LOCKED`], and the defaults of such tables are left out.
+/// table below, whose rows get their ids through the parent. Locks no table.
 const CONSUMERS: &str = "
 WITH RECURSIVE direct AS (
     SELECT d.objid AS seq, d.refobjid AS rel, d.refobjsubid::int2 AS attnum, d.deptype::text AS link
@@ -45,10 +45,10 @@ WITH RECURSIVE direct AS (
       JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
      WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'
 ), consumers AS (
-    SELECT direct.seq, direct.rel, a.attname, direct.link, direct.rel AS top
+    SELECT direct.seq, direct.rel, a.attname, direct.link, direct.rel AS top, NULL::oid AS parent
       FROM direct JOIN pg_attribute a ON a.attrelid = direct.rel AND a.attnum = direct.attnum
     UNION
-    SELECT above.seq, i.inhrelid, above.attname, above.link, above.top
+    SELECT above.seq, i.inhrelid, above.attname, above.link, above.top, above.rel
       FROM consumers above JOIN pg_inherits i ON i.inhparent = above.rel
 ), types AS (
     SELECT oid AS type, oid AS base, typbasetype FROM pg_type WHERE typtype <> 'c'
@@ -57,15 +57,14 @@ WITH RECURSIVE direct AS (
 )
 SELECT k.seq, n.nspname::text, c.relname::text, c.oid, a.attname::text, k.link,
        t.base::regtype::text, c.relkind = 'p',
-       CASE WHEN NOT lock.held THEN coalesce(pg_get_expr(own.adbin, own.adrelid), pg_get_expr(top.adbin, top.adrelid))
-        END,
+       coalesce(own.oid, top.oid),
        has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
        EXISTS (SELECT FROM pg_index i
                 WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indisready
                   AND i.indpred IS NULL
                   AND (SELECT am.amname = 'btree' FROM pg_class ic JOIN pg_am am ON am.oid = ic.relam
                         WHERE ic.oid = i.indexrelid)),
-       k.rel <> k.top, lock.held AND coalesce(own.oid, top.oid) IS NOT NULL
+       k.rel <> k.top, k.parent
   FROM consumers k
   JOIN pg_class c ON c.oid = k.rel AND c.relkind IN ('r', 'p', 'f')
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -74,15 +73,21 @@ SELECT k.seq, n.nspname::text, c.relname::text, c.oid, a.attname::text, k.link,
   LEFT JOIN pg_attrdef own ON own.adrelid = c.oid AND own.adnum = a.attnum
   LEFT JOIN pg_attribute ta ON ta.attrelid = k.top AND ta.attname = k.attname
   LEFT JOIN pg_attrdef top ON top.adrelid = k.top AND top.adnum = ta.attnum
- CROSS JOIN LATERAL (SELECT false) AS lock(held)
  WHERE n.nspname !~ '^pg_'
  ORDER BY k.seq, n.nspname, c.relname, a.attname";
 
-const NOT_LOCKED: &str = "(SELECT false)";
-/// Whether somebody holds or awaits AccessExclusive on the table.
-const LOCKED: &str = "(SELECT c.oid = ANY (ARRAY(SELECT l.relation FROM pg_locks l
-        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
-          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))))";
+/// The texts of defaults. `pg_get_expr` takes a lock on the table, for as long as the statement runs.
+const EXPRESSIONS: &str = "
+SELECT ad.oid, pg_get_expr(ad.adbin, ad.adrelid) FROM pg_attrdef ad WHERE ad.oid = ANY($1)";
+
+/// Leaves out the tables that somebody holds or awaits AccessExclusive on: waiting for each of them takes too long.
+const NOT_LOCKED: &str = " AND ad.adrelid <> ALL (ARRAY(
+    SELECT l.relation FROM pg_locks l
+     WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL
+       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())))";
+
+/// As many defaults at a time, for the server's lock table is small.
+const BATCH: usize = 500;
 
 /// Reads the catalog of the database that `client` is connected to.
 ///
@@ -91,22 +96,24 @@ const LOCKED: &str = "(SELECT c.oid = ANY (ARRAY(SELECT l.relation FROM pg_locks
 pub async fn load(client: &Client) -> Result<Catalog, Error> {
     let (sequences, consumers) =
         futures_util::future::join(client.query(SEQUENCES, &[]), client.query(CONSUMERS, &[])).await;
-    let sequences = sequences?;
-    let consumers = match consumers {
-        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-            client.query(&CONSUMERS.replace(NOT_LOCKED, LOCKED), &[]).await?
-        }
-        other => other?,
-    };
+    let (sequences, consumers) = (sequences?, consumers?);
+    let defaults = consumers.iter().filter_map(|row| row.try_get::<_, Option<u32>>(8).transpose());
+    let defaults: BTreeSet<u32> = defaults.collect::<Result<_, Error>>()?;
+    let expressions = expressions(client, &defaults.into_iter().collect::<Vec<_>>()).await?;
     let mut by_sequence: HashMap<Oid, Vec<Consumer>> = HashMap::new();
     for row in &consumers {
         let sequence = Oid(row.try_get::<_, u32>(0)?);
         let found = by_sequence.entry(sequence).or_default();
-        let consumer = consumer(row)?;
+        let consumer = consumer(row, &expressions)?;
         // A serial column is linked twice, as owned and by its default: once is enough, and owned says more.
         match found.iter_mut().find(|c| c.table_oid == consumer.table_oid && c.column == consumer.column) {
-            Some(known) if known.link == Link::Default => *known = consumer,
-            Some(_) => {}
+            Some(known) => {
+                let parents: BTreeSet<Oid> = known.parents.union(&consumer.parents).copied().collect();
+                if known.link == Link::Default {
+                    *known = consumer;
+                }
+                known.parents = parents;
+            }
             None => found.push(consumer),
         }
     }
@@ -115,6 +122,31 @@ pub async fn load(client: &Client) -> Result<Catalog, Error> {
         .filter_map(|row| sequence(row, &mut by_sequence).transpose())
         .collect::<Result<Vec<_>, Error>>()?;
     Ok(Catalog { sequences })
+}
+
+/// The texts of `defaults` (OIDs of `pg_attrdef`). What cannot be read now is left out.
+async fn expressions(client: &Client, defaults: &[u32]) -> Result<HashMap<u32, Option<String>>, Error> {
+    let patient = format!("{EXPRESSIONS}{NOT_LOCKED}");
+    let mut found = HashMap::new();
+    let mut pending: Vec<(&str, &[u32])> = defaults.chunks(BATCH).map(|batch| (EXPRESSIONS, batch)).collect();
+    while let Some((sql, batch)) = pending.pop() {
+        match client.query(sql, &[&batch]).await {
+            Ok(rows) => {
+                for row in &rows {
+                    found.insert(row.try_get(0)?, row.try_get(1)?);
+                }
+            }
+            Err(error) => {
+                if trouble(&error).ok_or(error)? == Trouble::Locked && sql == EXPRESSIONS {
+                    pending.push((&patient, batch));
+                } else if batch.len() > 1 {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    pending.extend([(sql, first), (sql, second)]);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Option<Sequence>, Error> {
@@ -156,14 +188,15 @@ fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Op
     }))
 }
 
-fn consumer(row: &Row) -> Result<Consumer, Error> {
+fn consumer(row: &Row, expressions: &HashMap<u32, Option<String>>) -> Result<Consumer, Error> {
     let link = match row.try_get::<_, String>(5)?.as_str() {
         "i" => Link::Identity,
         "a" => Link::Owned,
         _ => Link::Default,
     };
     let base_type: String = row.try_get(6)?;
-    let expression: Option<String> = row.try_get(8)?;
+    let default: Option<u32> = row.try_get(8)?;
+    let expression = default.map(|default| expressions.get(&default));
     let (range, numeric) = match base_type.as_str() {
         "smallint" => (i64::from(i16::MIN)..=i64::from(i16::MAX), true),
         "integer" => (i64::from(i32::MIN)..=i64::from(i32::MAX), true),
@@ -175,10 +208,10 @@ fn consumer(row: &Row) -> Result<Consumer, Error> {
         table_oid: Oid(row.try_get::<_, u32>(3)?),
         column: row.try_get(4)?,
         link,
-        readable: if row.try_get(12)? {
-            Readable::NotNow
-        } else {
-            readable(link, &base_type, expression.as_deref())
+        readable: match expression {
+            Some(None) => Readable::NotNow,
+            Some(Some(text)) => readable(link, &base_type, text.as_deref()),
+            None => readable(link, &base_type, None),
         },
         range,
         indexed: numeric && row.try_get::<_, bool>(10)?,
@@ -186,6 +219,7 @@ fn consumer(row: &Row) -> Result<Consumer, Error> {
         selectable: row.try_get::<_, Option<bool>>(9)?.unwrap_or(false),
         partitioned: row.try_get(7)?,
         inherited: row.try_get(11)?,
+        parents: row.try_get::<_, Option<u32>>(12)?.map(Oid).into_iter().collect(),
     })
 }
 

@@ -7,7 +7,7 @@ pub mod coverage;
 pub mod default_expression;
 mod load;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 pub use load::load;
@@ -90,6 +90,8 @@ pub struct Consumer {
     pub partitioned: bool,
     /// Only because a partitioned or inherited table above it is a consumer.
     pub inherited: bool,
+    /// The partitioned or inherited tables right above it that are consumers of the same sequence.
+    pub parents: BTreeSet<Oid>,
 }
 
 /// One sequence of a server and its consumers.
@@ -167,6 +169,16 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Takes over from an earlier reading what could not be read this time. Says whether anything is still missing.
+    pub fn remember(&mut self, earlier: &Catalog) -> bool {
+        let by_oid: HashMap<Oid, &Sequence> = earlier.sequences.iter().map(|s| (s.oid, s)).collect();
+        let mut missing = false;
+        for sequence in &mut self.sequences {
+            missing |= sequence.remember(by_oid.get(&sequence.oid).copied());
+        }
+        missing
+    }
+
     /// The position of the sequence behind each consumer column: `(table, column) → indexes of sequences`.
     #[must_use]
     pub fn by_column(&self) -> HashMap<(QualifiedName, String), Vec<usize>> {

@@ -465,7 +465,11 @@ fn differs(one: &Sequence, other: &Sequence) -> bool {
         || one.data_type != other.data_type
         || one.consumers.len() != other.consumers.len()
         || one.consumers.iter().zip(&other.consumers).any(|(a, b)| {
-            a.table != b.table || a.column != b.column || a.readable != b.readable || a.link != b.link
+            a.table != b.table
+                || a.column != b.column
+                || a.readable != b.readable
+                || a.link != b.link
+                || a.parents != b.parents
         })
 }
 

@@ -93,7 +93,10 @@ struct Look {
     version: u32,
     reader: Reader,
     publisher: Catalog,
-    published: HashMap<QualifiedName, Published>,
+    /// By the subscriber's table names; unknown until it could be read for the first time.
+    published: Option<HashMap<QualifiedName, Published>>,
+    /// Something could not be read because a table was locked: look again soon.
+    incomplete: bool,
     /// For each subscriber sequence, the publisher's: by name first, then those behind the same columns.
     counterparts: HashMap<Oid, Vec<usize>>,
     blind: HashSet<Oid>,
@@ -129,7 +132,8 @@ impl Poller {
             client: connection.client,
             reader,
             publisher: Catalog::default(),
-            published: HashMap::new(),
+            published: None,
+            incomplete: false,
             counterparts: HashMap::new(),
             blind: HashSet::new(),
         };
@@ -161,12 +165,11 @@ impl Poller {
             wanted = tokio::select! {
                 () = sleep_until(next) => {
                     polls = polls.wrapping_add(1);
-                    if polls.is_multiple_of(POLLS_PER_FULL_POLL) {
+                    let full = polls.is_multiple_of(POLLS_PER_FULL_POLL);
+                    if full || look.incomplete {
                         self.compare(&mut look, &catalog).await?;
-                        Wanted::AllValues
-                    } else {
-                        Wanted::BlindValues
                     }
+                    if full { Wanted::AllValues } else { Wanted::BlindValues }
                 }
                 request = self.requests.recv() => match request {
                     None => return Ok(Ended),
@@ -188,16 +191,29 @@ impl Poller {
         }
     }
 
-    /// Reads the publisher's catalog and publications, and finds each sequence's counterparts and coverage.
+    /// Reads the publisher's catalog and publications, and finds each sequence's counterparts and coverage. What cannot
+    /// be read because a table is locked stays as it was known before.
     async fn compare(&self, look: &mut Look, subscriber: &Catalog) -> Result<(), SqlError> {
-        look.publisher = sql::within(POLL_TIMEOUT, catalog::load(&look.client)).await?;
-        let publications = publication::load(&look.client, look.version, &self.publications);
-        let publications = sql::within(POLL_TIMEOUT, publications).await?;
+        let mut publisher = sql::within(POLL_TIMEOUT, catalog::load(&look.client)).await?;
+        look.incomplete = publisher.remember(&look.publisher);
+        look.publisher = publisher;
+        let publications =
+            sql::within(POLL_TIMEOUT, publication::load(&look.client, &self.publications)).await?;
+        let tables = publication::tables(&look.client, look.version, &publications);
+        let tables = sql::within(POLL_TIMEOUT, tables).await?;
         let renamed = |name: &QualifiedName| self.renames.get(name).unwrap_or(name).clone();
-        look.published = publications.tables.into_iter().map(|(name, p)| (renamed(&name), p)).collect();
+        match tables {
+            Some(tables) => {
+                look.published = Some(tables.into_iter().map(|(name, p)| (renamed(&name), p)).collect());
+            }
+            None => look.incomplete = true,
+        }
+        if look.incomplete {
+            debug!("a table is locked on the publisher: what could not be read of it is read again soon");
+        }
         look.counterparts = counterparts(subscriber, &look.publisher, renamed);
         let found: HashMap<Oid, Coverage> =
-            subscriber.sequences.iter().map(|s| (s.oid, coverage(s, &look.published))).collect();
+            subscriber.sequences.iter().map(|s| (s.oid, coverage(s, look.published.as_ref()))).collect();
         look.blind = found.iter().filter(|(_, c)| **c != Coverage::Covered).map(|(oid, _)| *oid).collect();
         if !publications.missing.is_empty() {
             let _ = self.reports.send(Report::MissingPublications(publications.missing)).await;

@@ -5,27 +5,28 @@ use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::{Client, Error};
 
 use crate::catalog::coverage::Published;
+use crate::readings::{Trouble, trouble};
 use crate::types::QualifiedName;
 
-/// The publications of one stream, as the publisher describes them.
+/// The publications of one stream, as far as `pg_publication` tells.
 #[derive(Clone, Debug, Default)]
 pub struct Publications {
-    /// By the publisher's table names. Partitions or their root, as the stream will name them.
-    pub tables: HashMap<QualifiedName, Published>,
     /// Asked for, and not there.
     pub missing: Vec<String>,
     /// Whether every one of them publishes TRUNCATE.
     pub truncates: bool,
+    /// Whether each publishes inserts, by name.
+    inserts: HashMap<String, bool>,
 }
 
 /// Column lists and row filters exist since 15.
 const VERSION_COLUMN_LISTS: u32 = 150_000;
 
-/// Reads what `names` publish on a server of `version` (as `server_version_num`).
+/// Reads which of `names` are there. Waits for no lock.
 ///
 /// # Errors
 /// The server's or the connection's error.
-pub async fn load(client: &Client, version: u32, names: &[String]) -> Result<Publications, Error> {
+pub async fn load(client: &Client, names: &[String]) -> Result<Publications, Error> {
     let flags = client
         .query(
             "SELECT pubname::text, pubinsert, pubtruncate FROM pg_publication WHERE pubname = ANY($1)",
@@ -39,6 +40,24 @@ pub async fn load(client: &Client, version: u32, names: &[String]) -> Result<Pub
         truncates &= row.try_get::<_, bool>(2)?;
     }
     let missing = names.iter().filter(|name| !inserts.contains_key(*name)).cloned().collect();
+    Ok(Publications { missing, truncates, inserts })
+}
+
+/// Reads what they publish on a server of `version` (as `server_version_num`), by the publisher's table names:
+/// partitions or their root, as the stream will name them.
+///
+/// `None` while any of the tables is locked: to list their columns, 16 and newer lock every one
+/// (`pg_get_publication_tables` in `pg_publication.c`); older ones those with a row filter.
+///
+/// # Errors
+/// The server's or the connection's error.
+pub async fn tables(
+    client: &Client,
+    version: u32,
+    publications: &Publications,
+) -> Result<Option<HashMap<QualifiedName, Published>>, Error> {
+    let inserts = &publications.inserts;
+    let names: Vec<&String> = inserts.keys().collect();
     let details = if version >= VERSION_COLUMN_LISTS {
         "attnames::text[], rowfilter IS NOT NULL"
     } else {
@@ -52,7 +71,11 @@ pub async fn load(client: &Client, version: u32, names: &[String]) -> Result<Pub
             ),
             &[&names],
         )
-        .await?;
+        .await;
+    let rows = match rows {
+        Err(error) if trouble(&error) == Some(Trouble::Locked) => return Ok(None),
+        rows => rows?,
+    };
     let mut tables: HashMap<QualifiedName, Published> = HashMap::new();
     for row in &rows {
         let columns: Option<Vec<String>> = row.try_get(3)?;
@@ -64,7 +87,7 @@ pub async fn load(client: &Client, version: u32, names: &[String]) -> Result<Pub
         let name = QualifiedName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?);
         tables.entry(name).and_modify(|known| *known = union(known, &published)).or_insert(published);
     }
-    Ok(Publications { tables, missing, truncates })
+    Ok(Some(tables))
 }
 
 /// Two publications of the same table in one stream: what either shows is shown.
