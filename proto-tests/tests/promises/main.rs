@@ -26,6 +26,7 @@ mod held;
 mod ids_the_stream_does_not_show;
 mod large_transactions;
 mod locked_sequence;
+mod locked_tables;
 mod matrix;
 mod outliers;
 mod renamed_tables;
