@@ -141,7 +141,7 @@ fn a_killed_process_leaves_no_server_behind() {
         return;
     }
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_killed_process_leaves_no_server_behind", "--nocapture"])
+        .args(["--exact", "servers::a_killed_process_leaves_no_server_behind", "--nocapture"])
         .env(ROLE, "1")
         .stdout(std::process::Stdio::piped())
         .spawn()
