@@ -26,6 +26,7 @@ use crate::publisher::connection::SlotOptions;
 use crate::publisher::follow::{self, Fatal, Follow, SlotState};
 use crate::publisher::poll::Poller;
 use crate::publisher::publication;
+use crate::publisher::requests::Requests;
 use crate::publisher::stream::{Progress, Shared, Timing};
 use crate::registry::Registry;
 use crate::session::ConnectErrorKind;
@@ -147,7 +148,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     let (stop_follower, stop_follower_recv) = watch::channel(false);
     let (stop_keeper, stop_keeper_recv) = watch::channel(false);
     let (subscriptions, subscriptions_recv) = watch::channel(prepared.subscriptions);
-    let (requests, requests_recv) = mpsc::channel(1024);
+    let requests = Arc::new(Requests::default());
     let (reports, reports_recv) = mpsc::channel(16);
     let (give_up, give_up_recv) = mpsc::channel(1);
     let (another_publisher, another_publisher_recv) = mpsc::channel(1);
@@ -186,7 +187,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
             .collect::<HashMap<_, _>>(),
         poll_interval: poll_interval_recv,
         subscriber: catalog_recv,
-        requests: requests_recv,
+        requests: requests.clone(),
         reports,
     };
     let follow = Follow {

@@ -13,7 +13,7 @@ use super::{Input, Keeper};
 use crate::catalog::coverage::Coverage;
 use crate::confirm::FlushLsn;
 use crate::handover::{Seen, further};
-use crate::publisher::poll::{PublisherValue, Report, Request};
+use crate::publisher::poll::{PublisherValue, Report};
 use crate::registry::Class;
 use crate::types::{Lsn, Oid};
 
@@ -85,7 +85,7 @@ impl Keeper {
                     self.confirm.owe(slot, id);
                 }
                 if verdict == Beyond::Ask {
-                    let _ = self.links.requests.try_send(Request::Sequence(managed.oid()));
+                    self.links.requests.sequence(managed.oid());
                 }
             }
             managed.measure(now, self.last_delay);
@@ -102,12 +102,12 @@ impl Keeper {
             if managed.excluded.is_none() && !std::mem::replace(&mut managed.unreadable, true) {
                 warn!(sequence = %managed.sequence.name, consumers = %managed.sequence.consumers_text(), "a value in the stream cannot be read as an id (a row of more than 1 MiB before it, or a type without text): the publisher's sequence is asked each time");
             }
-            let _ = self.links.requests.try_send(Request::Sequence(managed.oid()));
+            self.links.requests.sequence(managed.oid());
             self.dirty.insert(slot);
         }
         if seed {
             // The other consumers of a restarted sequence kept their rows, and its value is another now.
-            let _ = self.links.requests.try_send(Request::Seed);
+            self.links.requests.seed();
         }
     }
 
@@ -236,7 +236,7 @@ impl Keeper {
         if let Some(id) = beyond
             && managed.seen_beyond(id, outliers) == Beyond::Ask
         {
-            let _ = self.links.requests.try_send(Request::Sequence(oid));
+            self.links.requests.sequence(oid);
         }
         self.tell_limit(slot);
         self.dirty.insert(slot);

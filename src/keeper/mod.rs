@@ -27,7 +27,8 @@ use crate::config::Settings;
 use crate::confirm::{Confirm, FlushLsn};
 use crate::conninfo::Conninfo;
 use crate::handover::Handover;
-use crate::publisher::poll::{Report, Request};
+use crate::publisher::poll::Report;
+use crate::publisher::requests::Requests;
 use crate::readings::trouble;
 use crate::registry::Registry;
 use crate::sql::{self, Connection, SqlError};
@@ -57,7 +58,7 @@ pub struct Links {
     pub handover: Arc<Handover>,
     pub registry: Arc<Registry>,
     pub reports: mpsc::Receiver<Report>,
-    pub requests: mpsc::Sender<Request>,
+    pub requests: Arc<Requests>,
     pub catalog: watch::Sender<Arc<Catalog>>,
     pub tracking: watch::Sender<Arc<Tracking>>,
     pub flush: watch::Sender<FlushLsn>,
@@ -212,7 +213,7 @@ impl Keeper {
         self.links.receipts_impossible_since.send_if_modified(|since| since.take().is_some());
         if backoff.succeeded() {
             info!(server = %connection.peer, "the subscriber is back: every sequence was asserted again");
-            let _ = self.links.requests.try_send(Request::Seed);
+            self.links.requests.seed();
         }
         self.keep(connection, &advancer).await
     }

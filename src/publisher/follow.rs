@@ -3,6 +3,7 @@
 //! In: the wanted slot. Out: streams, one after the other, and at most one [`Fatal`] reason to end. Whatever may heal
 //! by itself is waited for with backoff; only what a person must mend ends it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::connection::{
     APPLICATION_NAME, Identity, ReplicationConnection, ReplicationError, SlotOptions, StreamOptions,
 };
-use super::poll::Request;
+use super::requests::Requests;
 use super::slot::{self, Verdict};
 use super::stream::{self, End, Shared, Timing};
 use crate::backoff::Backoff;
@@ -85,7 +86,7 @@ pub struct Follow {
 #[derive(Debug)]
 pub struct Links {
     pub shared: Shared,
-    pub requests: mpsc::Sender<Request>,
+    pub requests: Arc<Requests>,
     /// Since when receipts are impossible (the subscriber is away); `None` while they are possible.
     pub receipts_impossible_since: watch::Receiver<Option<Instant>>,
     /// Bytes of WAL that our slot may hold back.
@@ -235,7 +236,7 @@ impl Follow {
             let _ = done.await;
         }
         links.shared.progress.send_replace(stream::Progress::default());
-        let _ = links.requests.try_send(Request::Seed);
+        links.requests.seed();
     }
 
     /// Reads the slot and judges it.
@@ -401,7 +402,7 @@ impl Follow {
         }
         info!(slot = %self.slot, temporary = self.slot_options.temporary, took = ?begun.elapsed(), "replication slot created");
         // Ids from before the slot's consistent point never come in the stream.
-        let _ = links.requests.try_send(Request::Seed);
+        links.requests.seed();
         self.stream(links, sql, connection, course).await
     }
 
@@ -455,10 +456,10 @@ impl Follow {
         if std::mem::take(&mut course.stood_by) {
             course.recovering = false;
             info!(slot = %self.slot, publications = ?self.publications, "the slot is free: we stream from it now");
-            let _ = links.requests.try_send(Request::Seed);
+            links.requests.seed();
         } else if std::mem::take(&mut course.recovering) {
             info!(slot = %self.slot, "recovered: the stream goes on");
-            let _ = links.requests.try_send(Request::Seed);
+            links.requests.seed();
         } else {
             info!(slot = %self.slot, publications = ?self.publications, server = %sql.peer, version = sql.version, "streaming");
         }
@@ -647,7 +648,7 @@ async fn watch_over(
                     "the slot holds back more WAL than allowed: confirming what is possible, a new seed is owed"
                 );
                 let _ = links.give_up.try_send(());
-                let _ = links.requests.try_send(Request::Seed);
+                links.requests.seed();
                 // Confirming takes a moment, and an open writing transaction may pin the WAL all the same.
                 if over_ceiling >= 3 {
                     let _ = why.send(Why::Drop { retained });

@@ -2,7 +2,9 @@
 
 pub mod connection;
 pub mod follow;
+pub mod pace;
 pub mod poll;
 pub mod publication;
+pub mod requests;
 pub mod slot;
 pub mod stream;

@@ -12,7 +12,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_postgres::{Client, Error};
 use tracing::{debug, info, warn};
 
+use super::pace::Pace;
 use super::publication;
+use super::requests::{Asked, Requests};
 use crate::backoff::Backoff;
 use crate::catalog::coverage::{Coverage, Published, coverage};
 use crate::catalog::{self, Catalog, Readable, Sequence};
@@ -23,9 +25,6 @@ use crate::readings::{Reader, Reading};
 use crate::sql::{self, SqlError};
 use crate::tables::{self, Question};
 use crate::types::{Lsn, Oid, QualifiedName};
-
-/// Every how many polls of blind sequences all others are polled too: ten seconds make a minute.
-const POLLS_PER_FULL_POLL: u32 = 6;
 
 /// How long a poll may take before the connection is given up.
 const POLL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -63,15 +62,6 @@ pub enum Report {
     Lost { why: String },
 }
 
-/// What to look at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// One sequence, by the subscriber's OID, before an id of it is set aside.
-    Sequence(Oid),
-    /// Everything, tables too: a slot was made, or the stream connected again.
-    Seed,
-}
-
 /// What the poller needs to know.
 #[derive(Debug)]
 pub struct Poller {
@@ -83,7 +73,7 @@ pub struct Poller {
     pub renames: HashMap<QualifiedName, QualifiedName>,
     pub poll_interval: watch::Receiver<Duration>,
     pub subscriber: watch::Receiver<Arc<Catalog>>,
-    pub requests: mpsc::Receiver<Request>,
+    pub requests: Arc<Requests>,
     pub reports: mpsc::Sender<Report>,
 }
 
@@ -137,10 +127,11 @@ impl Poller {
             counterparts: HashMap::new(),
             blind: HashSet::new(),
         };
+        self.requests.answer_all();
         self.compare(&mut look, &catalog).await?;
         let mut catalog = catalog;
         let mut wanted = Wanted::Everything;
-        let mut polls: u32 = 0;
+        let mut pace = Pace::new(*self.poll_interval.borrow_and_update(), Instant::now());
         let mut applied_when = None;
         loop {
             let polled = sql::within(POLL_TIMEOUT, self.poll(&look, &catalog, &wanted)).await?;
@@ -161,20 +152,20 @@ impl Poller {
                     return Ok(Ended);
                 }
             }
-            let next = Instant::now() + *self.poll_interval.borrow_and_update();
+            pace.set_interval(*self.poll_interval.borrow_and_update());
             wanted = tokio::select! {
-                () = sleep_until(next) => {
-                    polls = polls.wrapping_add(1);
-                    let full = polls.is_multiple_of(POLLS_PER_FULL_POLL);
+                () = sleep_until(pace.next()) => {
+                    let full = pace.poll(Instant::now());
                     if full || look.incomplete {
                         self.compare(&mut look, &catalog).await?;
                     }
                     if full { Wanted::AllValues } else { Wanted::BlindValues }
                 }
-                request = self.requests.recv() => match request {
-                    None => return Ok(Ended),
-                    Some(Request::Sequence(oid)) => Wanted::One(oid),
-                    Some(Request::Seed) => {
+                () = self.reports.closed() => return Ok(Ended),
+                asked = self.requests.next() => match asked {
+                    Asked::Sequences(oids) => Wanted::Some(oids),
+                    Asked::Seed => {
+                        pace.polled_everything(Instant::now());
                         self.compare(&mut look, &catalog).await?;
                         Wanted::Everything
                     }
@@ -184,6 +175,8 @@ impl Poller {
                         return Ok(Ended);
                     }
                     catalog = self.subscriber.borrow_and_update().clone();
+                    pace.polled_everything(Instant::now());
+                    self.requests.answer_all();
                     self.compare(&mut look, &catalog).await?;
                     Wanted::Everything
                 }
@@ -235,7 +228,7 @@ impl Poller {
             .filter(|s| match wanted {
                 Wanted::Everything | Wanted::AllValues => true,
                 Wanted::BlindValues => look.blind.contains(&s.oid),
-                Wanted::One(oid) => s.oid == *oid,
+                Wanted::Some(oids) => oids.contains(&s.oid),
             })
             .collect();
         let tag = current_lsn(&look.client).await?;
@@ -266,7 +259,7 @@ enum Wanted {
     Everything,
     AllValues,
     BlindValues,
-    One(Oid),
+    Some(BTreeSet<Oid>),
 }
 
 impl Look {
