@@ -3,9 +3,12 @@
 //! In: the managed sequences. Out: the furthest id per sequence. Read in a task and on a connection of its own, so that
 //! a slow index delays no advance; when a relation has just been copied, at every reconnect, and every minute.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_postgres::Client;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::managed::Managed;
 use super::within;
@@ -16,6 +19,9 @@ use crate::pgoutput::IdFormat;
 use crate::sql::{self, SqlError};
 use crate::tables::{self, Question};
 use crate::types::{Lsn, Oid};
+
+/// A reading that takes longer is given up, for no other begins before its end.
+const READING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What one reading found.
 pub type Found = Vec<InOwnTable>;
@@ -72,7 +78,7 @@ impl OwnTables {
             .map(|m| (m.oid(), m.epoch(), m.sequence.consumers.clone(), m.descending(), m.limit(outliers)))
             .collect();
         let (sender, conninfo) = (self.sender.clone(), self.conninfo.clone());
-        tokio::spawn(async move {
+        let reading = async move {
             let mut questions = Vec::new();
             for (key, (_, _, consumers, descending, limit)) in plan.iter().enumerate() {
                 // A column whose default is `nextval(…) * 10` is an integer too, and holds no ids.
@@ -81,7 +87,7 @@ impl OwnTables {
                     questions.push(Question { key, consumer, descending: *descending, limit: *limit });
                 }
             }
-            let found = match ask(&conninfo, &questions).await {
+            match ask(&conninfo, &questions).await {
                 Ok(answers) => answers
                     .into_iter()
                     .filter_map(|tables::Answer { key, within, beyond }| {
@@ -92,7 +98,10 @@ impl OwnTables {
                     debug!(%error, "the subscriber's tables could not be read now");
                     Vec::new()
                 }
-            };
+            }
+        };
+        tokio::spawn(async move {
+            let found = at_any_rate(READING_TIMEOUT, reading).await;
             let _ = sender.send(found).await;
         });
     }
@@ -141,6 +150,23 @@ impl OwnTables {
     }
 }
 
+/// The outcome of `reading`, or nothing: where it takes longer than `after`, or panics.
+async fn at_any_rate(after: Duration, reading: impl Future<Output = Found> + Send + 'static) -> Found {
+    let mut task = tokio::spawn(reading);
+    match timeout(after, &mut task).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            warn!(%error, "reading the subscriber's tables failed; it is tried again");
+            Found::new()
+        }
+        Err(_) => {
+            task.abort();
+            debug!(?after, "the subscriber's tables could not be read in time");
+            Found::new()
+        }
+    }
+}
+
 async fn ask(conninfo: &Conninfo, questions: &[Question<'_>]) -> Result<Vec<tables::Answer>, SqlError> {
     if questions.is_empty() {
         return Ok(Vec::new());
@@ -148,4 +174,17 @@ async fn ask(conninfo: &Conninfo, questions: &[Question<'_>]) -> Result<Vec<tabl
     let connection = sql::connect(conninfo, "subscriber").await?;
     let (answers, _refused) = tables::furthest(&connection.client, questions).await?;
     Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reading_ends_also_if_it_hangs_or_panics() {
+        let hanging = at_any_rate(Duration::from_millis(10), std::future::pending());
+        assert!(hanging.await.is_empty());
+        let panicking = at_any_rate(READING_TIMEOUT, async { panic!("for the test") });
+        assert!(panicking.await.is_empty());
+    }
 }
