@@ -119,7 +119,13 @@ impl Keeper {
                 "publications are missing on the publisher: their tables are followed by polling only; create them"
             ),
             Report::Values { tag, values } => self.values(tag, values),
-            Report::Tables { tag, found, unread: _ } => {
+            Report::Tables { tag, found, unread } => {
+                if !unread.is_empty() {
+                    debug!(
+                        sequences = unread.len(),
+                        "not all of their tables can be read on the publisher: those of the subscriber tell"
+                    );
+                }
                 // The tables are read with a look at everything only.
                 self.links.registry.totals.seeds.fetch_add(1, Ordering::Relaxed);
                 for (oid, within, beyond) in found {
@@ -165,13 +171,20 @@ impl Keeper {
             let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
             let mismatch_before = managed.publisher_value().and_then(|v| v.mismatch.clone());
             let out_of_sight_before = managed.is_out_of_sight();
-            managed.heard_from_publisher(tag, value);
+            let answered = managed.heard_from_publisher(tag, value);
             if managed.is_out_of_sight() && !out_of_sight_before {
                 let reason = managed.reason(&self.role).unwrap_or_default();
                 warn!(sequence = %managed.sequence.name, %reason, "neither stream nor polls show the sequence: it is not followed");
             }
             let first = managed.set_aside.is_none();
-            let judged = managed.judge_outlier(outliers);
+            let judged = if answered {
+                managed.judge_outlier(outliers)
+            } else {
+                if managed.is_asking() {
+                    self.links.requests.sequence(oid);
+                }
+                None
+            };
             if judged.is_some() {
                 self.confirm.set_aside(slot, managed.stream_mark());
             }

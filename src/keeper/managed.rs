@@ -224,12 +224,28 @@ impl Managed {
         }
     }
 
-    /// The publisher's word, read after its WAL stood at `tag`. Stale words are ignored.
-    pub fn heard_from_publisher(&mut self, tag: Lsn, value: PublisherValue) {
+    /// The publisher's word, read after its WAL stood at `tag`. Stale words are ignored; what could not be read this
+    /// once stays as it was known. Says whether it was an answer at all: a lock there is none.
+    pub fn heard_from_publisher(&mut self, tag: Lsn, mut value: PublisherValue) -> bool {
+        let answered = !value.locked || value.state.is_some();
         // One task reads them one after the other, so the last to come is the newest.
         if tag >= self.epoch {
+            let mut tag = tag;
+            if let (Some(_), Some((known_tag, known))) = (&value.unread, &self.publisher) {
+                value.state = value.state.or(known.state);
+                value.mark = further(self.descending(), value.mark, known.mark);
+                // It is as old as its oldest part.
+                tag = *known_tag;
+            }
             self.publisher = Some((tag, value));
         }
+        answered
+    }
+
+    /// Whether an id waits for the publisher's word.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.asking.is_some()
     }
 
     #[must_use]
@@ -320,6 +336,12 @@ impl Managed {
         // Also one short of what was set aside: the publisher may have got so far meanwhile.
         self.asking = further(self.descending(), self.asking, Some(id));
         Beyond::Ask
+    }
+
+    /// The subscriber has yet to apply a truncate that the stream has shown.
+    #[must_use]
+    pub fn awaits_truncate(&self) -> bool {
+        self.truncate_to_come
     }
 
     /// The sequence was found short of where it was. Says whether that was a truncate that the stream has shown.
@@ -553,5 +575,44 @@ impl Managed {
             rewinds: self.rewinds,
             set_aside: self.set_aside,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Privileges;
+    use crate::plan::Definition;
+    use crate::types::QualifiedName;
+
+    fn managed() -> Managed {
+        let sequence = Sequence {
+            oid: Oid(1),
+            name: QualifiedName::new("public".to_owned(), "s".to_owned()),
+            owner: "me".to_owned(),
+            persistence: Persistence::Permanent,
+            data_type: "bigint".to_owned(),
+            definition: Definition::new(1, 1, 1, i64::MAX, 1, false).unwrap(),
+            privileges: Privileges::default(),
+            consumers: Vec::new(),
+        };
+        Managed::new(0, sequence, false)
+    }
+
+    #[test]
+    fn a_lock_on_the_publisher_makes_nothing_unknown_and_judges_nobody() {
+        let mut managed = managed();
+        let state = State { last_value: 500, is_called: true };
+        let known = PublisherValue { state: Some(state), mark: Some(500), ..PublisherValue::default() };
+        assert!(managed.heard_from_publisher(Lsn(10), known));
+        let locked =
+            PublisherValue { locked: true, unread: Some("locked".to_owned()), ..PublisherValue::default() };
+        assert!(!managed.heard_from_publisher(Lsn(20), locked));
+        let value = managed.publisher_value().unwrap();
+        assert_eq!((value.state, value.mark), (Some(state), Some(500)));
+        assert_eq!(value.unread.as_deref(), Some("locked"));
+        // What it still says is of 10: a restart at 15 ends it.
+        managed.restarted(Lsn(15), Duration::ZERO);
+        assert_eq!(managed.publisher_value(), None);
     }
 }

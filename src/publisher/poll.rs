@@ -36,6 +36,8 @@ pub struct PublisherValue {
     pub state: Option<State>,
     /// The furthest id that any sequence behind the same columns has used.
     pub mark: Option<i64>,
+    /// It was locked there: this says nothing of it, and the next reading will.
+    pub locked: bool,
     /// In which ways the definitions differ, `increment 2 on the publisher, 1 here`.
     pub mismatch: Option<String>,
     /// Why there is no state.
@@ -311,7 +313,10 @@ impl Look {
                 Some(Reading::Gone) | None => {
                     value.unread = Some("it was dropped on the publisher".to_owned());
                 }
-                Some(Reading::Locked) => value.unread = Some("it is locked on the publisher".to_owned()),
+                Some(Reading::Locked) => {
+                    value.locked = true;
+                    value.unread = Some("it is locked on the publisher".to_owned());
+                }
             }
         }
         value
