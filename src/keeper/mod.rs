@@ -8,6 +8,7 @@
 mod absorb;
 mod managed;
 mod own_tables;
+mod verify;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,6 +21,7 @@ use tracing::{debug, info, warn};
 
 pub use managed::{Beyond, Hold, Managed, Todo};
 pub use own_tables::{InOwnTable, OwnTables};
+use verify::VerifyOrder;
 
 use crate::backoff::Backoff;
 use crate::catalog::{self, Catalog, Persistence, Readable, Sequence};
@@ -85,8 +87,8 @@ pub struct Keeper {
     pending_since: Instant,
     /// Sequences about which something changed.
     dirty: BTreeSet<u32>,
-    /// Where the verify tick goes on, when there are many sequences.
-    verify_from: usize,
+    /// What the verify tick reads, when there are many sequences.
+    verify_order: VerifyOrder,
     /// The clock of the lead meters.
     born: Instant,
     publishes_truncate: bool,
@@ -128,7 +130,7 @@ impl Keeper {
             pending: PendingReceipts::default(),
             pending_since: Instant::now(),
             dirty: BTreeSet::new(),
-            verify_from: 0,
+            verify_order: VerifyOrder::default(),
             born: Instant::now(),
             publishes_truncate: false,
             publisher_asked: false,

@@ -22,9 +22,6 @@ const RETRY_LOCKED: Duration = Duration::from_millis(200);
 const RETRY_BUSY: Duration = Duration::from_millis(30);
 const RETRY_FAILED: Duration = Duration::from_secs(5);
 
-/// How many sequences one verify tick reads at most.
-const VERIFY_BATCH: usize = 1000;
-
 /// Work pauses after this time even if a long walk is not at its end: news must be taken in.
 const WORK_BUDGET: Duration = Duration::from_millis(200);
 
@@ -150,10 +147,9 @@ impl Keeper {
         if readable.is_empty() {
             return Ok(());
         }
-        let from = self.verify_from % readable.len();
-        let count = readable.len().min(VERIFY_BATCH);
-        let slots: Vec<u32> = readable.iter().cycle().skip(from).take(count).copied().collect();
-        self.verify_from = from + count;
+        let awaits_truncate =
+            |slot: u32| self.managed.get(slot as usize).is_some_and(Managed::awaits_truncate);
+        let slots = self.verify_order.tick(&readable, awaits_truncate);
         let (locked, free): (Vec<u32>, Vec<u32>) = slots.into_iter().partition(|slot| self.is_locked(*slot));
         self.read(client, advancer, &free, Receipts::News).await?;
         self.read_one_by_one(client, advancer, &locked).await
@@ -321,6 +317,7 @@ impl Keeper {
         debug!(sequence = %managed.sequence.name, from = managed.state.map(|s| s.last_value), to = state.last_value, "advanced");
         managed.state = Some(state);
         if moved {
+            self.verify_order.touch(slot);
             managed.advances += 1;
             self.links.registry.totals.advances.fetch_add(1, Ordering::Relaxed);
         }
