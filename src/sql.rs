@@ -40,8 +40,8 @@ pub enum SqlError {
 ///
 /// `synchronous_commit = local`: what we write must be durable on this server, but must not wait for its standbys,
 /// which may be dead; a fail-over is covered by asserting everything again. `lock_timeout` is short because a
-/// sequence that is being truncated must delay only itself. A session of ours may be idle for long; the settings that
-/// would end it came with 14 and 17.
+/// sequence that is being truncated must delay only itself. `row_security = off`: ids that a policy hides from our role
+/// must be refused (42501), not silently left out. The last line is for timeouts that older majors do not have.
 const SETTINGS: &str = "
 SET search_path = pg_catalog;
 SET synchronous_commit = local;
@@ -52,7 +52,8 @@ SET idle_in_transaction_session_timeout = '30s';
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
 SET extra_float_digits = 1;
-SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+SET row_security = off;
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
 
 /// A server that let us in and then says nothing for so long is as good as away.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(15);
