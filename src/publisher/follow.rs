@@ -1,4 +1,5 @@
-//! Follows the publisher through everything that happens to a slot: one loop, one table of what to do about errors.
+//! Follows the publisher through everything that happens to a slot, in one loop. What to do about errors is said by
+//! [`super::reaction`], when a stream must end by [`super::watch`].
 //!
 //! In: the wanted slot. Out: streams, one after the other, and at most one [`Fatal`] reason to end. Whatever may heal
 //! by itself is waited for with backoff; only what a person must mend ends it.
@@ -10,31 +11,30 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::connection::{
-    APPLICATION_NAME, Identity, ReplicationConnection, ReplicationError, SlotOptions, StreamOptions,
-};
+use super::connection::{Identity, ReplicationConnection, SlotOptions, StreamOptions};
+use super::reaction::{Failure, Fatal, Reaction, reaction};
 use super::requests::Requests;
 use super::slot::{self, Verdict};
 use super::stream::{self, End, Shared, Timing};
+use super::watch::{Why, complain_about_synchronous, synchronous, watch_over};
 use crate::backoff::Backoff;
-use crate::confirm::Synchronous;
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Streaming, Tap};
 use crate::sql::{self, Connection, SqlError};
-use crate::types::{SlotName, quote_identifier};
+use crate::types::SlotName;
 
 /// How often the slot is looked at: its WAL, and whether somebody else's transaction pins it.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often the WAL of an idle slot is looked at.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// Receipts that are impossible for so long make us leave the slot idle: a held flush would block the publisher's
 /// fast shutdown.
-const RECEIPTS_GRACE: Duration = Duration::from_secs(5);
+pub(super) const RECEIPTS_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the publisher may take to say what it knows of the slot.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The shortest time between two rounds: whatever goes on and on must not become a flood of connections.
 const ROUND_GAP: Duration = Duration::from_millis(200);
@@ -44,29 +44,6 @@ const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 /// While the slot is being created: how often to say what it waits for.
 const CREATION_REPORT: Duration = Duration::from_secs(30);
-
-/// A reason to end that only a person can mend.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Fatal {
-    /// Exit code 4.
-    #[error("refused: {why}; {action}")]
-    Refused { why: String, action: String },
-    /// Exit code 2.
-    #[error("{what}; {action}")]
-    Setting { what: String, action: String },
-    /// Exit code 3.
-    #[error("publisher: {0}")]
-    Unreachable(String),
-}
-
-/// What to do after an error.
-#[derive(Debug)]
-enum Reaction {
-    Retry,
-    /// The slot, or what it needs, is gone: make it anew and seed again.
-    Recreate(String),
-    Stop(Fatal),
-}
 
 /// What is fixed for the life of the process.
 #[derive(Clone, Debug)]
@@ -497,7 +474,7 @@ impl Follow {
 
     /// The one table of what to do about errors.
     async fn react(&self, failure: &Failure, links: &mut Links, course: &mut Course) -> Result<(), Fatal> {
-        match self.reaction(failure) {
+        match reaction(failure, self.conninfo.user()) {
             Reaction::Retry => Ok(()),
             Reaction::Stop(fatal) => Err(fatal),
             Reaction::Recreate(why) => {
@@ -515,66 +492,6 @@ impl Follow {
             }
         }
     }
-
-    fn reaction(&self, failure: &Failure) -> Reaction {
-        let (error, text) = match failure {
-            Failure::Fatal(fatal) => return Reaction::Stop(fatal.clone()),
-            Failure::Ended(_) => return Reaction::Retry,
-            Failure::Sql(error) => (sql_state(error), error.to_string()),
-            Failure::Replication(error) => (error.sqlstate().map(str::to_owned), error.to_string()),
-        };
-        if let Failure::Replication(ReplicationError::Connect(error)) = failure
-            && error.is_pooler_refusal()
-        {
-            return Reaction::Stop(Fatal::Setting {
-                what: format!(
-                    "the publisher's address leads to a connection pooler, which cannot replicate: {text}"
-                ),
-                action: "give the server's own host and port in --publisher".to_owned(),
-            });
-        }
-        let Some(state) = error else { return Reaction::Retry };
-        match state.as_str() {
-            // The slot or a publication is gone. A publication made after the slot is never seen by it on ≤ 17.
-            "42704" if text.contains("publication") => Reaction::Recreate(text),
-            "42704" => Reaction::Retry,
-            "55000" if text.contains("wal_level") => Reaction::Stop(Fatal::Setting {
-                what: text,
-                action: "on the publisher: ALTER SYSTEM SET wal_level = logical; and restart it".to_owned(),
-            }),
-            // Invalidated between our look and the start: the next look says so. Any other 55000 is refused there too.
-            "55000" => {
-                if ["invalidated", "can no longer", "no longer get changes"].iter().any(|w| text.contains(w))
-                {
-                    Reaction::Recreate(text)
-                } else {
-                    Reaction::Stop(Fatal::Refused {
-                        why: text,
-                        action: "name a slot of its own with --slot".to_owned(),
-                    })
-                }
-            }
-            "42501" => Reaction::Stop(Fatal::Setting {
-                what: text,
-                action: format!(
-                    "on the publisher: ALTER ROLE {role} REPLICATION; (on RDS: GRANT rds_replication TO {role};)",
-                    role = quote_identifier(self.conninfo.user())
-                ),
-            }),
-            "53400" => Reaction::Stop(Fatal::Setting {
-                what: text,
-                action: "raise max_replication_slots on the publisher, or drop a slot that is not used"
-                    .to_owned(),
-            }),
-            state if state.starts_with("28") => Reaction::Stop(Fatal::Unreachable(format!(
-                "{text}; check user, password and pg_hba.conf (a replication connection to a database is matched by \
-                 the database's name, not by \"replication\")"
-            ))),
-            "3D000" => Reaction::Stop(Fatal::Unreachable(text)),
-            // 55006 the slot is taken, 53300 too many connections, 57P01/57P03 shutting down or starting up, and all else.
-            _ => Reaction::Retry,
-        }
-    }
 }
 
 impl Course {
@@ -586,137 +503,8 @@ impl Course {
     }
 }
 
-/// Why a stream was asked to stop.
-#[derive(Clone, Debug)]
-enum Why {
-    Nothing,
-    /// The publisher began, or ceased, to take us for a synchronous standby.
-    Synchronous,
-    Stop,
-    Idle,
-    Drop {
-        retained: u64,
-    },
-}
-
-/// Ends when the stream must: told to stop, the subscriber is away too long, or too much WAL is held back.
-async fn watch_over(
-    follow: &Follow,
-    links: &mut Links,
-    first: &Connection,
-    is_synchronous: bool,
-    why: &watch::Sender<Why>,
-) {
-    let mut over_ceiling = 0_u32;
-    let mut next_look = Instant::now() + LOOK_INTERVAL;
-    let mut reopened = None;
-    loop {
-        let away = *links.receipts_impossible_since.borrow_and_update();
-        let leave_at = away.map(|since| since + RECEIPTS_GRACE);
-        tokio::select! {
-            () = told_to(&mut links.stop) => {
-                let _ = why.send(Why::Stop);
-                return;
-            }
-            changed = links.receipts_impossible_since.changed() => {
-                if changed.is_err() {
-                    let _ = why.send(Why::Stop);
-                    return;
-                }
-            }
-            () = async { sleep_until(leave_at.unwrap_or_else(Instant::now)).await }, if leave_at.is_some() => {
-                let _ = why.send(Why::Idle);
-                return;
-            }
-            () = sleep_until(next_look) => {
-                let seen = watch_once(follow, first, &mut reopened).await;
-                next_look = Instant::now() + LOOK_INTERVAL;
-                let Some((retained, synchronous)) = seen else { continue };
-                if synchronous != is_synchronous {
-                    let _ = why.send(Why::Synchronous);
-                    return;
-                }
-                links.state.send_modify(|state| state.retained_bytes = retained);
-                let ceiling = *links.max_retained_wal.borrow();
-                if retained <= ceiling {
-                    over_ceiling = 0;
-                    continue;
-                }
-                over_ceiling += 1;
-                warn!(
-                    slot = %follow.slot, retained_bytes = retained, max_retained_wal = ceiling,
-                    "the slot holds back more WAL than allowed: confirming what is possible, a new seed is owed"
-                );
-                let _ = links.give_up.try_send(());
-                links.requests.seed();
-                // Confirming takes a moment, and an open writing transaction may pin the WAL all the same.
-                if over_ceiling >= 3 {
-                    let _ = why.send(Why::Drop { retained });
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// How much WAL the slot holds back, and whether the publisher's commits wait for us. Where the connection is lost, a
-/// new one is opened: the stream may live on without it.
-async fn watch_once(
-    follow: &Follow,
-    first: &Connection,
-    reopened: &mut Option<Connection>,
-) -> Option<(u64, bool)> {
-    let sql = reopened.as_ref().unwrap_or(first);
-    if sql.client.is_closed() {
-        let opened = timeout(LOOK_INTERVAL, sql::connect(&follow.conninfo, "publisher")).await;
-        *reopened = opened.ok()?.ok();
-        return None;
-    }
-    let look = async {
-        let found = slot::load(&sql.client, sql.version, &follow.slot).await.map_err(SqlError::from)?;
-        Ok::<_, SqlError>((found, synchronous(sql).await?.is_some()))
-    };
-    let (found, synchronous) = timeout(LOOK_INTERVAL, look).await.ok()?.ok()?;
-    Some((found?.retained_bytes, synchronous))
-}
-
-/// Whether the publisher's commits would wait for us.
-async fn synchronous(sql: &Connection) -> Result<Option<Synchronous>, SqlError> {
-    let asked = sql.client.query_one("SELECT current_setting('synchronous_standby_names')", &[]);
-    let names: String = sql::within(LOOK_TIMEOUT, asked).await?.try_get(0)?;
-    Ok(Synchronous::matching(&names, APPLICATION_NAME))
-}
-
-fn complain_about_synchronous(slot: &SlotName) {
-    error!(
-        %slot,
-        "synchronous_standby_names of the publisher matches \"{APPLICATION_NAME}\": its commits would wait for us, so \
-         everything is confirmed at once; name the real standbys there: ALTER SYSTEM SET synchronous_standby_names = \
-         '…'; SELECT pg_reload_conf();"
-    );
-}
-
-/// What went wrong in a round.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Sql(#[from] SqlError),
-    #[error(transparent)]
-    Replication(#[from] ReplicationError),
-    #[error("{0}")]
-    Ended(&'static str),
-    #[error(transparent)]
-    Fatal(Fatal),
-}
-
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Failure::Sql(error.into())
-    }
-}
-
 /// Waits until told to stop, or until whoever could tell is gone.
-async fn told_to(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn told_to(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -732,13 +520,5 @@ async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Outpu
     tokio::select! {
         done = work => Some(done),
         () = told_to(&mut stop) => None,
-    }
-}
-
-fn sql_state(error: &SqlError) -> Option<String> {
-    match error {
-        SqlError::Connect(error) => error.sqlstate().map(str::to_owned),
-        SqlError::Query(error) => error.code().map(|code| code.code().to_owned()),
-        SqlError::TimedOut { .. } => None,
     }
 }

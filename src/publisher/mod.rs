@@ -5,6 +5,8 @@ pub mod follow;
 pub mod pace;
 pub mod poll;
 pub mod publication;
+pub mod reaction;
 pub mod requests;
 pub mod slot;
 pub mod stream;
+mod watch;

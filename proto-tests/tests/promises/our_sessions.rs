@@ -1,9 +1,6 @@
 //! The promise: a session of ours is what it is set to, whatever the role's defaults and the tables' policies say.
 
-#[path = "support/advancing.rs"]
-mod advancing;
-
-use advancing::{ours, server};
+use crate::advancing::{ours, server};
 use proto_tests::sql::connect;
 use seqshadow::demo::servers::ClusterOptions;
 use tokio_postgres::error::SqlState;
