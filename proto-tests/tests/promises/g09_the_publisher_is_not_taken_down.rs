@@ -111,3 +111,32 @@ async fn commits_never_wait_for_us() -> Result<()> {
     rig.pair.publisher.configure(&[("synchronous_standby_names", "")])?;
     Ok(())
 }
+
+/// With `*` and nobody else connected, every commit waits for whoever comes: that is us.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_never_wait_for_us_with_a_star_from_the_start() -> Result<()> {
+    let rig = Rig::new(15, 17).await?;
+    let first = rig.start(&[])?;
+    rig.pair.on_subscriber().await?.batch_execute("ALTER SUBSCRIPTION sub DISABLE").await?;
+    let alone = "SELECT count(*) = 1 FROM pg_stat_replication";
+    wait_for(&rig.pair.publisher_conninfo(), "only we are connected", alone).await?;
+    rig.pair.publisher.configure(&[("synchronous_standby_names", "*")])?;
+    drop(first);
+    // From the start of this one the setting is there.
+    let shadow = rig.start(&[])?;
+    shadow.wait_for_line("commits would wait", PATIENCE)?;
+    let publisher = rig.pair.on_publisher().await?;
+    let commits = async {
+        let mut id = 0;
+        for _ in 0..200 {
+            id = insert(&publisher, 5).await?;
+        }
+        Ok(id)
+    };
+    let (id, took) = tokio::time::timeout(PATIENCE, timed(commits)).await??;
+    eprintln!("200 commits took {took:?}");
+    assert!(took < Duration::from_secs(10), "200 commits took {took:?}");
+    rig.wait_past(id).await?;
+    rig.pair.publisher.configure(&[("synchronous_standby_names", "")])?;
+    Ok(())
+}
