@@ -114,10 +114,15 @@ impl Keeper {
     fn publisher_news(&mut self, report: Report) {
         match report {
             Report::Coverage { coverage, publishes_truncate } => self.cover(&coverage, publishes_truncate),
-            Report::MissingPublications(missing) => warn!(
-                publications = ?missing,
-                "publications are missing on the publisher: their tables are followed by polling only; create them"
-            ),
+            Report::MissingPublications(missing) => {
+                if !missing.is_empty() && missing != self.missing_publications {
+                    warn!(
+                        publications = ?missing,
+                        "publications are missing on the publisher: their tables are followed by polling only; create them"
+                    );
+                }
+                self.missing_publications = missing;
+            }
             Report::Values { tag, values } => self.values(tag, values),
             Report::Tables { tag, found, unread } => {
                 if !unread.is_empty() {

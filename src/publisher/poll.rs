@@ -51,7 +51,7 @@ pub struct PublisherValue {
 pub enum Report {
     /// Which sequences the stream shows in full.
     Coverage { coverage: HashMap<Oid, Coverage>, publishes_truncate: bool },
-    /// Publications that are not there.
+    /// Publications that are not there, at each look; empty when all are.
     MissingPublications(Vec<String>),
     /// Values of sequences, all read after the publisher's WAL stood at `tag`.
     Values { tag: Lsn, values: Vec<(Oid, PublisherValue)> },
@@ -210,9 +210,7 @@ impl Poller {
         let found: HashMap<Oid, Coverage> =
             subscriber.sequences.iter().map(|s| (s.oid, coverage(s, look.published.as_ref()))).collect();
         look.blind = found.iter().filter(|(_, c)| **c != Coverage::Covered).map(|(oid, _)| *oid).collect();
-        if !publications.missing.is_empty() {
-            let _ = self.reports.send(Report::MissingPublications(publications.missing)).await;
-        }
+        let _ = self.reports.send(Report::MissingPublications(publications.missing)).await;
         let report = Report::Coverage { coverage: found, publishes_truncate: publications.truncates };
         let _ = self.reports.send(report).await;
         Ok(())

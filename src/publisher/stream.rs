@@ -158,6 +158,8 @@ async fn read(
         }
         if shared.tracking.has_changed().unwrap_or(false) {
             observer.track(shared.tracking.borrow_and_update().clone());
+            // Limits of sequences that were not known yet were not taken.
+            shared.handover.tell_all_limits();
             tap.retrack(observer);
         }
         buffer.reserve(READ_BYTES);
