@@ -301,10 +301,12 @@ async fn write(
                 if changed.is_err() {
                     return End::Asked;
                 }
-                // Whoever asks meanwhile is answered at once all the same.
-                tokio::select! {
-                    () = tokio::time::sleep_until(last + STATUS_GAP) => {}
-                    () = wanted.reply.notified() => {}
+                // Whoever asks meanwhile is answered at once all the same, and commits that wait for us are not kept.
+                if timing.synchronous.is_none() {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(last + STATUS_GAP) => {}
+                        () = wanted.reply.notified() => {}
+                    }
                 }
             }
             changed = progress.changed(), if timing.synchronous.is_some() => {
