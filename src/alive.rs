@@ -1,4 +1,4 @@
-//! Signs of life, for the service manager's watchdog: fed by the stream task, read by [`crate::service`].
+//! Signs of life, for the service manager's watchdog: fed by the stream task, read by [`crate::cli::run`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -163,6 +163,10 @@ impl Confirm {
     pub fn waive(&mut self, slot: u32, waived: bool) {
         if let Some(account) = self.accounts.get_mut(slot as usize) {
             account.waived = waived;
+            if !account.is_settled() {
+                // Let go: what it owed from before is owed again.
+                self.owed.entry(slot).or_insert(self.confirmed);
+            }
         }
         self.settle(slot);
     }
@@ -188,6 +192,12 @@ impl Confirm {
         if self.accounts.get(slot as usize).is_none_or(Account::is_settled) {
             self.owed.remove(&slot);
         }
+    }
+
+    /// Whether a mark of the sequence is not proven durable.
+    #[must_use]
+    pub fn is_owing(&self, slot: u32) -> bool {
+        self.owed.contains_key(&slot)
     }
 
     /// Sequences with marks that are not proven durable.

@@ -112,6 +112,8 @@ pub struct Running {
     follower: JoinHandle<Result<(), Fatal>>,
     keeper: JoinHandle<()>,
     poller: JoinHandle<()>,
+    /// What ended first, and until when the follower may still say why.
+    first_end: Option<(Instant, String)>,
 }
 
 /// What was found out before anything is started.
@@ -238,6 +240,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         follower: tokio::spawn(async move { follow.run(links).await }),
         keeper,
         poller: tokio::spawn(poller.run()),
+        first_end: None,
     })
 }
 
@@ -401,26 +404,26 @@ impl Running {
     /// # Errors
     /// That reason.
     pub async fn ended(&mut self) -> Result<(), ShadowError> {
-        tokio::select! {
-            follower = &mut self.follower => match follower {
-                // Nobody told it to: it found the keeper gone.
-                Ok(Ok(())) => match timeout(Duration::from_secs(1), &mut self.keeper).await {
-                    Ok(ended) => Err(ShadowError::Task(outcome("keeper", ended))),
-                    Err(_) => Err(ShadowError::Task("the follower ended".to_owned())),
-                },
-                Ok(Err(fatal)) => Err(fatal.into()),
-                Err(error) => Err(ShadowError::Task(error.to_string())),
-            },
-            keeper = &mut self.keeper => Err(self.reason_of_follower().await.unwrap_or_else(|| ShadowError::Task(outcome("keeper", keeper)))),
-            poller = &mut self.poller => Err(self.reason_of_follower().await.unwrap_or_else(|| ShadowError::Task(outcome("poller", poller)))),
-        }
-    }
-
-    /// The others end when the follower does, because it held their channels; its reason is the one to tell.
-    async fn reason_of_follower(&mut self) -> Option<ShadowError> {
-        match timeout(Duration::from_secs(1), &mut self.follower).await {
-            Ok(Ok(Err(fatal))) => Some(fatal.into()),
-            _ => None,
+        loop {
+            // The others end when the follower does, because it held their channels; its reason is the one to tell.
+            let deadline = self.first_end.as_ref().map(|(deadline, _)| *deadline);
+            let ended = tokio::select! {
+                follower = &mut self.follower => {
+                    let text = self.first_end.take().map_or_else(|| "the follower ended".to_owned(), |(_, text)| text);
+                    return Err(match follower {
+                        Ok(Err(fatal)) => fatal.into(),
+                        Ok(Ok(())) => ShadowError::Task(text),
+                        Err(error) => ShadowError::Task(error.to_string()),
+                    });
+                }
+                keeper = &mut self.keeper, if deadline.is_none() => outcome("keeper", keeper),
+                poller = &mut self.poller, if deadline.is_none() => outcome("poller", poller),
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    let text = self.first_end.take().map_or_else(String::new, |(_, text)| text);
+                    return Err(ShadowError::Task(text));
+                }
+            };
+            self.first_end = Some((Instant::now() + Duration::from_secs(1), ended));
         }
     }
 

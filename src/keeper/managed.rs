@@ -151,6 +151,10 @@ impl Managed {
         self.bounds = sequence.bounds();
         self.sequence = sequence;
         self.classify(excluded_by_user);
+        if self.excluded.is_some() {
+            self.hold = None;
+            self.retry_at = None;
+        }
     }
 
     fn classify(&mut self, excluded_by_user: bool) {

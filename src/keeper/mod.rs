@@ -232,6 +232,7 @@ impl Keeper {
         loop {
             if verify.period() != self.settings().verify_interval {
                 verify = interval(self.settings().verify_interval);
+                verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
             }
             let receipt_at = Instant::now() + RECEIPT_LOOK;
             let retry_at = self.managed.iter().filter_map(|m| m.retry_at).min();
@@ -400,6 +401,7 @@ impl Keeper {
         self.by_oid.remove(&managed.sequence.oid);
         managed.excluded = Some("it was dropped on the subscriber");
         managed.state = None;
+        managed.hold = None;
         managed.retry_at = None;
         info!(sequence = %managed.sequence.name, "the sequence was dropped on the subscriber: it is managed no more");
         let name = managed.sequence.name.clone();

@@ -132,7 +132,8 @@ impl Keeper {
         if unlocked {
             self.release(slot);
         }
-        Some((state, news))
+        // What is owed needs a receipt also where nothing has moved: the old one may have been revoked.
+        Some((state, news || self.confirm.is_owing(slot)))
     }
 
     /// Compares what the subscriber's sequences say with what was promised.
@@ -240,7 +241,9 @@ impl Keeper {
             let moves = matches!(todo, Todo::Advance { .. } | Todo::Follow(_));
             match todo {
                 // What was seen before it was locked says nothing of it now.
-                Todo::Nothing if managed.hold == Some(Hold::Locked) => due.locked.push(slot),
+                Todo::Nothing if managed.hold == Some(Hold::Locked) && managed.excluded.is_none() => {
+                    due.locked.push(slot);
+                }
                 Todo::Nothing => {
                     if let Some(managed) = self.managed.get_mut(slot as usize).filter(|m| m.cycles()) {
                         managed.copied();
@@ -355,7 +358,9 @@ impl Keeper {
     }
 
     fn hold(&mut self, slot: u32, hold: Hold, retry: Option<Duration>) {
-        let Some(managed) = self.managed.get_mut(slot as usize) else { return };
+        let Some(managed) = self.managed.get_mut(slot as usize).filter(|m| m.excluded.is_none()) else {
+            return;
+        };
         managed.retry_at = retry.map(|after| Instant::now() + after);
         managed.settle();
         self.confirm.waive(slot, !hold.is_passing());

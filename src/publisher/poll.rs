@@ -144,10 +144,11 @@ impl Poller {
                 info!("publisher is polled again");
             }
             if wanted == Wanted::Everything {
-                applied_when = Some(current_lsn(&look.client).await?);
+                applied_when = Some(sql::within(POLL_TIMEOUT, current_lsn(&look.client)).await?);
             }
             if let Some(lsn) = applied_when
-                && subscriptions_past(&look.client, &self.subscription_slots, lsn).await?
+                && sql::within(POLL_TIMEOUT, subscriptions_past(&look.client, &self.subscription_slots, lsn))
+                    .await?
             {
                 applied_when = None;
                 if self.reports.send(Report::SubscriptionPast).await.is_err() {
