@@ -6,7 +6,7 @@
 mod list;
 
 use anyhow::{Context as _, Result};
-use seqshadow::types::QualifiedName;
+use seqshadow::types::{QualifiedName, quote_literal};
 use tokio_postgres::Client;
 
 pub use list::all;
@@ -107,12 +107,17 @@ impl Zoo {
         found.unwrap_or_else(|| panic!("the zoo has no sequence {name}"))
     }
 
-    /// SQL that selects `(index int, last_value bigint, is_called bool)` of the sequences at these places.
+    /// SQL that selects `(index int, last_value bigint, is_called bool)` of the sequences at these places. Of one that
+    /// was called `last_value` comes from the function, which locks the page: `nextval` has the value that it logs ahead
+    /// in the tuple for a moment, and a plain SELECT may see it.
     #[must_use]
     pub fn states_sql(&self, indexes: impl IntoIterator<Item = usize>) -> String {
         let one = |index: usize| {
             let name = self.sequences.get(index).map(|sequence| &sequence.name)?;
-            Some(format!("SELECT {index}, last_value, is_called FROM {name}"))
+            let quoted = quote_literal(&name.to_string());
+            Some(format!(
+                "SELECT {index}, coalesce(pg_sequence_last_value({quoted}::regclass), last_value), is_called FROM {name}"
+            ))
         };
         indexes.into_iter().filter_map(one).collect::<Vec<_>>().join(" UNION ALL ")
     }

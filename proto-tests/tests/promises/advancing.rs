@@ -81,9 +81,18 @@ impl Writer {
     }
 }
 
+/// Through the function, which locks the page: `nextval` has the value that it logs ahead in the tuple for a moment, and
+/// a plain SELECT may see it.
+fn reading(sequence: &str) -> String {
+    let name = seqshadow::types::quote_literal(sequence);
+    format!(
+        "SELECT coalesce(pg_sequence_last_value({name}::regclass), last_value), is_called FROM {sequence}"
+    )
+}
+
 /// `last_value` and `is_called`, as a superuser reads them.
 pub async fn state(client: &Client, sequence: &str) -> Result<State> {
-    let row = client.query_one(&format!("SELECT last_value, is_called FROM {sequence}"), &[]).await?;
+    let row = client.query_one(&reading(sequence), &[]).await?;
     Ok(State { last_value: row.get(0), is_called: row.get(1) })
 }
 
@@ -223,7 +232,7 @@ impl Watch {
         let (conninfo, sequence, told) = (conninfo.to_owned(), sequence.to_owned(), stop.clone());
         let task = tokio::spawn(async move {
             let client = connect(&conninfo).await?;
-            let statement = client.prepare(&format!("SELECT last_value, is_called FROM {sequence}")).await?;
+            let statement = client.prepare(&reading(&sequence)).await?;
             let mut watched = Watched::default();
             let mut known: Option<i64> = None;
             while !told.load(Ordering::Relaxed) {
