@@ -4,8 +4,8 @@
 //! value that a status update takes as its flush position; it never goes back. It does no IO.
 //!
 //! An LSN is confirmable when every mark seen up to it has a receipt: the subscriber's sequence is durably past it.
-//! A sequence that we refuse to move (held) is waived: its marks are owed to the next seed, which is done at every
-//! start and when it is let go.
+//! A sequence that we refuse to move (held) is waived: its marks stay on its account and are owed again when it is let
+//! go, and after a start the seed finds them.
 
 use std::collections::BTreeMap;
 

@@ -85,7 +85,7 @@ impl Handover {
                 inner.dirty.push(slot);
             }
             if new.restarted.is_some() {
-                *entry = Seen { beyond: new.beyond, ..new };
+                *entry = new;
             } else {
                 entry.furthest = further(descending, entry.furthest, new.furthest);
                 entry.beyond = further(descending, entry.beyond, new.beyond);

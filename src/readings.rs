@@ -1,11 +1,12 @@
 //! Reads where sequences stand, in batches, on either server.
 //!
 //! In: sequences of a [`Catalog`](crate::catalog::Catalog). Out: a [`Reading`] each. One sequence that is locked,
-//! dropped or not granted never spoils the others: a batch that fails is halved until the culprit stands alone.
+//! dropped or not granted never spoils the others: those that are locked are left out of a batch that fails, and for
+//! any other reason it is halved until the culprit stands alone.
 //! `pg_sequence_last_value` says nothing of a sequence that was never called, so such a one is read directly; so are
 //! all of a standby, where it cannot take its lock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use tokio_postgres::error::SqlState;
@@ -14,13 +15,15 @@ use tokio_postgres::{Client, Error, Statement};
 
 use crate::catalog::Sequence;
 use crate::plan::State;
+use crate::sql;
+use crate::types::Oid;
 
 /// `pg_sequence_last_value` keeps a lock per sequence until the statement ends, and `max_locks_per_transaction`
 /// (64) times the connections is all there is: so many at a time at most.
 const BATCH: usize = 500;
 
 /// What a server said of one sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
     State(State),
     /// Never called, and our role lacks SELECT, so that where it starts is not known for sure.
@@ -30,16 +33,19 @@ pub enum Reading {
     Gone,
     /// Somebody holds AccessExclusive on it (a truncate in progress), or the server took too long.
     Locked,
+    /// The server refused for a reason of its own, in its words: the sequence's page is damaged, for one.
+    Failed(String),
 }
 
 /// What became of a statement on one sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     Denied,
     Gone,
     Locked,
-    Exhausted,
-    Other,
+    /// In the server's words. Also what a relation that is dropped under a running statement answers, as XX000: the
+    /// catalog tells that from a damaged one.
+    Other(String),
 }
 
 /// Sorts a server's refusal; `None` means that the connection itself is not usable any more.
@@ -55,13 +61,10 @@ pub fn trouble(error: &Error) -> Option<Trouble> {
         &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT | &SqlState::INVALID_SCHEMA_NAME => {
             Some(Trouble::Gone)
         }
-        &SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED => Some(Trouble::Exhausted),
-        // What a relation dropped between parse and execution answers: "could not open relation with OID".
-        &SqlState::INTERNAL_ERROR => Some(Trouble::Gone),
         &SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN | &SqlState::CANNOT_CONNECT_NOW => None,
         &SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => None,
         _ if class == "08" => None,
-        _ => Some(Trouble::Other),
+        _ => Some(Trouble::Other(sql::describe(error))),
     }
 }
 
@@ -101,25 +104,26 @@ impl Reader {
     /// Only where the connection is lost; what concerns one sequence is its [`Reading`].
     pub async fn read(&self, client: &Client, sequences: &[&Sequence]) -> Result<Vec<Reading>, Error> {
         let mut readings = vec![Reading::Denied; sequences.len()];
-        let mut pending: Vec<(usize, &[&Sequence])> =
-            sequences.chunks(BATCH).enumerate().map(|(i, batch)| (i * BATCH, batch)).collect();
-        while let Some((offset, batch)) = pending.pop() {
-            let found = match self.read_strictly(client, batch).await {
+        let all: Vec<usize> = (0..sequences.len()).collect();
+        let mut pending: Vec<Vec<usize>> = all.chunks(BATCH).map(<[usize]>::to_vec).collect();
+        while let Some(batch) = pending.pop() {
+            let asked: Vec<&Sequence> = batch.iter().filter_map(|&i| sequences.get(i)).copied().collect();
+            let found = match self.read_strictly(client, &asked).await {
                 Ok(found) => found,
                 Err(error) => {
                     let trouble = trouble(&error).ok_or(error)?;
-                    if batch.len() > 1 {
-                        let (first, second) = batch.split_at(batch.len() / 2);
-                        pending.push((offset + first.len(), second));
-                        pending.push((offset, first));
-                        continue;
+                    match Smaller::of(client, batch, &asked, &trouble).await? {
+                        Smaller::One(index) => put(&mut readings, index, trouble.into()),
+                        Smaller::Free { locked, free } => {
+                            locked.into_iter().for_each(|index| put(&mut readings, index, Reading::Locked));
+                            pending.push(free);
+                        }
+                        Smaller::Halves(first, second) => pending.extend([first, second]),
                     }
-                    vec![Reading::from(trouble)]
+                    continue;
                 }
             };
-            for (slot, reading) in readings.iter_mut().skip(offset).zip(found) {
-                *slot = reading;
-            }
+            batch.into_iter().zip(found).for_each(|(index, reading)| put(&mut readings, index, reading));
         }
         Ok(readings)
     }
@@ -190,8 +194,75 @@ impl From<Trouble> for Reading {
         match trouble {
             Trouble::Denied => Reading::Denied,
             Trouble::Gone => Reading::Gone,
-            Trouble::Locked | Trouble::Exhausted | Trouble::Other => Reading::Locked,
+            Trouble::Locked => Reading::Locked,
+            Trouble::Other(why) => Reading::Failed(why),
         }
+    }
+}
+
+/// What a batch that was refused falls into, as indexes of its sequences.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Smaller {
+    /// It was a single one.
+    One(usize),
+    Free {
+        locked: Vec<usize>,
+        free: Vec<usize>,
+    },
+    Halves(Vec<usize>, Vec<usize>),
+}
+
+impl Smaller {
+    /// `batch` are the indexes of `asked`. Each refusal by a lock takes the whole `lock_timeout`, so who is locked is
+    /// asked once, not found out one by one.
+    ///
+    /// # Errors
+    /// The server's or the connection's error.
+    pub async fn of(
+        client: &Client,
+        mut batch: Vec<usize>,
+        asked: &[&Sequence],
+        trouble: &Trouble,
+    ) -> Result<Self, Error> {
+        if let [only] = batch.as_slice() {
+            return Ok(Smaller::One(*only));
+        }
+        if *trouble == Trouble::Locked {
+            let held = locked(client, asked).await?;
+            if !held.is_empty() {
+                let oids = batch.into_iter().zip(asked.iter().map(|s| s.oid));
+                let (locked, free): (Vec<_>, Vec<_>) = oids.partition(|(_, oid)| held.contains(oid));
+                let indexes = |part: Vec<(usize, Oid)>| part.into_iter().map(|(index, _)| index).collect();
+                return Ok(Smaller::Free { locked: indexes(locked), free: indexes(free) });
+            }
+        }
+        let second = batch.split_off(batch.len() / 2);
+        Ok(Smaller::Halves(batch, second))
+    }
+}
+
+/// Those of `sequences` on which another session has, or waits for, a lock that `nextval` and its like wait for.
+///
+/// # Errors
+/// The server's or the connection's error.
+pub async fn locked(client: &Client, sequences: &[&Sequence]) -> Result<HashSet<Oid>, Error> {
+    if sequences.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let oids: Vec<u32> = sequences.iter().map(|s| s.oid.0).collect();
+    // The locks of a prepared transaction have no pid.
+    let sql = "SELECT DISTINCT relation FROM pg_locks
+                WHERE locktype = 'relation' AND relation = ANY($1) AND pid IS DISTINCT FROM pg_backend_pid()
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')";
+    let rows = client.query(sql, &[&oids]).await?;
+    rows.iter().map(|row| Ok(Oid(row.try_get(0)?))).collect()
+}
+
+/// Puts `one` in its place, if there is such a place.
+pub fn put<T>(all: &mut [T], index: usize, one: T) {
+    if let Some(place) = all.get_mut(index) {
+        *place = one;
     }
 }
 

@@ -38,7 +38,12 @@ impl Keeper {
             }
             Input::Settings => {
                 // Another lead, other outliers: every target is another. Other exclusions: the catalog says which.
-                self.dirty.extend(self.managed.iter().map(|m| m.slot));
+                for slot in 0..self.managed.len() {
+                    let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+                    self.reconsider(slot);
+                    self.tell_limit(slot);
+                    self.dirty.insert(slot);
+                }
                 self.refresh_wanted = true;
             }
             Input::GiveUp => {
@@ -134,7 +139,7 @@ impl Keeper {
                 // The tables are read with a look at everything only.
                 self.links.registry.totals.seeds.fetch_add(1, Ordering::Relaxed);
                 for (oid, within, beyond) in found {
-                    if self.epoch(oid).is_some_and(|epoch| tag >= epoch) {
+                    if self.known(oid).is_some_and(|managed| tag >= managed.epoch()) {
                         self.take_table(oid, within, beyond, Managed::seen_in_table);
                     }
                 }
@@ -202,10 +207,6 @@ impl Keeper {
                      look at the row, or accept it with --outliers follow"
                 );
             }
-            if let Some(id) = managed.reconsider_set_aside(outliers) {
-                info!(sequence = %managed.sequence.name, id, "an id that was set aside is followed now");
-                self.confirm.owe(slot, id);
-            }
             let mismatch = managed.publisher_value().and_then(|v| v.mismatch.clone());
             if mismatch.is_some() && mismatch != mismatch_before {
                 warn!(sequence = %managed.sequence.name, mismatch = mismatch.as_deref(), "the definitions differ");
@@ -213,23 +214,34 @@ impl Keeper {
             // A sequence that is only polled must have lead for the time between two polls.
             let delay = matches!(managed.coverage, Some(Coverage::Blind(_))).then_some(poll_interval);
             managed.measure(now, delay);
+            self.reconsider(slot);
             self.tell_limit(slot);
             self.dirty.insert(slot);
         }
     }
 
-    /// What lies in the subscriber's tables, unless a truncate has begun a new epoch since they were asked.
+    /// An id that was set aside may be within the limit by now.
+    fn reconsider(&mut self, slot: u32) {
+        let outliers = self.settings().outliers;
+        let Some(managed) = self.managed.get_mut(slot as usize) else { return };
+        if let Some(id) = managed.reconsider_set_aside(outliers) {
+            info!(sequence = %managed.sequence.name, id, "an id that was set aside is followed now");
+            self.confirm.owe(slot, id);
+        }
+    }
+
+    /// What lies in the subscriber's tables, unless a truncate was seen or applied since they were asked.
     fn take_own_tables(&mut self, found: Found) {
-        for InOwnTable { oid, epoch, within, beyond } in found {
-            if self.epoch(oid) == Some(epoch) {
+        for InOwnTable { oid, era, within, beyond } in found {
+            if self.known(oid).is_some_and(|managed| managed.own_era() == era) {
                 self.take_table(oid, within, beyond, Managed::seen_in_own_table);
             }
         }
     }
 
-    fn epoch(&self, oid: Oid) -> Option<Lsn> {
+    fn known(&self, oid: Oid) -> Option<&Managed> {
         let slot = self.by_oid.get(&oid)?;
-        self.managed.get(*slot as usize).map(Managed::epoch)
+        self.managed.get(*slot as usize)
     }
 
     fn take_table(
@@ -279,9 +291,10 @@ impl Keeper {
             return;
         }
         self.announced = true;
-        let count = |class| self.managed.iter().filter(|m| m.class() == class).count();
+        let present = || self.managed.iter().filter(|m| !m.dropped);
+        let count = |class| present().filter(|m| m.class() == class).count();
         info!(
-            sequences = self.managed.len(),
+            sequences = present().count(),
             covered = count(Class::Covered),
             blind = count(Class::Blind),
             held = count(Class::Held),
@@ -289,7 +302,7 @@ impl Keeper {
             "sequences of the subscriber"
         );
         let unread = |m: &Managed| m.publisher_value().is_some_and(|value| value.unread.is_some());
-        for managed in self.managed.iter().filter(|m| m.class() != Class::Covered || unread(m)) {
+        for managed in present().filter(|m| m.class() != Class::Covered || unread(m)) {
             let reason = Managed::reason(managed, &self.role).unwrap_or_default();
             if managed.hold.is_some() {
                 warn!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "the sequence is held; the others go on");

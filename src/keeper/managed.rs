@@ -24,15 +24,15 @@ pub enum Hold {
     Denied,
     /// It is locked on the subscriber (a truncate in progress): tried again soon.
     Locked,
-    /// The server refused for another reason: tried again.
-    Failed,
+    /// The server refused for another reason, in its words: tried again.
+    Failed(String),
 }
 
 impl Hold {
     /// Whether waiting is all there is to do: such a one keeps its unproven marks from being confirmed.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Hold::Locked | Hold::Failed)
+        matches!(self, Hold::Locked | Hold::Failed(_))
     }
 
     /// Whether `other` is the same news for a person: a held sequence's mark may well go on.
@@ -76,6 +76,8 @@ pub struct Managed {
     pub bounds: Bounds,
     /// Left out, with the reason.
     pub excluded: Option<&'static str>,
+    /// It is no more; its slot is not used again.
+    pub dropped: bool,
     pub coverage: Option<Coverage>,
     stream: Option<i64>,
     publisher: Option<(Lsn, PublisherValue)>,
@@ -84,6 +86,8 @@ pub struct Managed {
     own_table: Option<i64>,
     /// The subscriber has yet to apply a truncate that the stream has shown: what lies in its tables is of before.
     truncate_to_come: bool,
+    /// How often what lies in the subscriber's tables has begun anew: a look from before counts no more.
+    own_era: u64,
     /// Readings of the publisher from before this position count no more.
     epoch: Lsn,
     /// Where the subscriber's sequence was last seen.
@@ -115,12 +119,14 @@ impl Managed {
             bounds: sequence.bounds(),
             sequence,
             excluded: None,
+            dropped: false,
             coverage: None,
             stream: None,
             publisher: None,
             table: None,
             own_table: None,
             truncate_to_come: false,
+            own_era: 0,
             epoch: Lsn::ZERO,
             state: None,
             hold: None,
@@ -277,6 +283,11 @@ impl Managed {
         self.epoch
     }
 
+    #[must_use]
+    pub fn own_era(&self) -> u64 {
+        self.own_era
+    }
+
     /// A committed TRUNCATE … RESTART IDENTITY: what was known before counts no more. `now` is of the clock of
     /// [`Self::measure`].
     pub fn restarted(&mut self, at: Lsn, now: Duration) {
@@ -286,6 +297,7 @@ impl Managed {
         self.table = None;
         self.own_table = None;
         self.truncate_to_come = true;
+        self.own_era += 1;
         if self.publisher.as_ref().is_some_and(|(tag, _)| *tag < at) {
             self.publisher = None;
         }
@@ -351,6 +363,7 @@ impl Managed {
     /// The sequence was found short of where it was. Says whether that was a truncate that the stream has shown.
     pub fn rewound(&mut self) -> bool {
         self.rewinds += 1;
+        self.own_era += 1;
         let expected = std::mem::take(&mut self.truncate_to_come);
         if expected {
             // Perhaps read before the truncate was applied here.
@@ -406,9 +419,10 @@ impl Managed {
                 return Todo::Nothing;
             }
             return match follow_exact(&self.sequence.definition, publisher, state) {
-                Some(_) if !privileges.update => Todo::Hold(Hold::Denied),
-                Some(exact) => Todo::Follow(exact),
-                None => Todo::Nothing,
+                Ok(Some(_)) if !privileges.update => Todo::Hold(Hold::Denied),
+                Ok(Some(exact)) => Todo::Follow(exact),
+                Ok(None) => Todo::Nothing,
+                Err(held) => Todo::Hold(Hold::Plan(held)),
             };
         }
         let lead_steps = match lead {
@@ -443,12 +457,7 @@ impl Managed {
     /// Whether the sequence is found short of where it was seen before, by its next value.
     #[must_use]
     pub fn went_back(&self, now: State) -> bool {
-        let increment = i128::from(self.sequence.definition.increment);
-        let next = |state: State| {
-            i128::from(state.last_value) * increment.signum()
-                + if state.is_called { increment.abs() } else { 0 }
-        };
-        !self.cycles() && self.state.is_some_and(|seen| next(now) < next(seen))
+        !self.cycles() && self.state.is_some_and(|seen| now.is_short_of(seen, &self.sequence.definition))
     }
 
     /// Ids between the mark and the next value, in steps. Zero where it is behind.
@@ -516,7 +525,9 @@ impl Managed {
             Hold::Locked => {
                 "it is locked on the subscriber (a TRUNCATE or ALTER SEQUENCE in progress)".to_owned()
             }
-            Hold::Failed => "the subscriber refused; tried again".to_owned(),
+            Hold::Failed(why) => {
+                format!("the subscriber refused, and is asked again every few seconds: {why}")
+            }
         }
     }
 

@@ -43,6 +43,9 @@ use crate::types::{Oid, QualifiedName};
 /// How long the subscriber may take for one batch of work before the connection is given up.
 const WORK_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// A connection that lasts so long was a success.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
 /// How often to look whether what was read is durable.
 const RECEIPT_LOOK: Duration = Duration::from_millis(20);
 
@@ -156,14 +159,19 @@ impl Keeper {
                     None => return,
                 },
             };
+            let begun = Instant::now();
             let failure = match attempt {
-                Ok(open) => match self.connected(&open, &mut backoff).await {
+                Ok(open) => match self.connected(&open, backoff.is_failing()).await {
                     Ok(()) => return,
                     Err(error) => error,
                 },
                 Err(error) => error,
             };
-            self.subscriber_lost(&failure);
+            // One that ends soon again is no success: coming back at once would go on for ever.
+            if begun.elapsed() > STABLE_AFTER {
+                backoff.succeeded();
+            }
+            self.subscriber_lost();
             let delay = backoff.next_delay();
             warn!(error = %failure, retry_in = ?delay, "the subscriber is away: no sequence can be advanced");
             let until = Instant::now() + delay;
@@ -190,7 +198,7 @@ impl Keeper {
         }
     }
 
-    fn subscriber_lost(&mut self, _why: &SqlError) {
+    fn subscriber_lost(&mut self) {
         self.pending.forget();
         self.links.receipts_impossible_since.send_if_modified(|since| {
             let was_possible = since.is_none();
@@ -199,7 +207,7 @@ impl Keeper {
         });
     }
 
-    async fn connected(&mut self, connection: &Connection, backoff: &mut Backoff) -> Result<(), SqlError> {
+    async fn connected(&mut self, connection: &Connection, was_away: bool) -> Result<(), SqlError> {
         let client = &connection.client;
         let advancer = within(Advancer::prepare(client)).await?;
         let role = within(client.query_one("SELECT current_user::text", &[])).await?;
@@ -215,7 +223,7 @@ impl Keeper {
         self.work(client, &advancer).await?;
         self.publish();
         self.links.receipts_impossible_since.send_if_modified(|since| since.take().is_some());
-        if backoff.succeeded() {
+        if was_away {
             info!(server = %connection.peer, "the subscriber is back: every sequence was asserted again");
             self.links.requests.seed();
         }
@@ -399,6 +407,7 @@ impl Keeper {
         self.confirm.waive(slot, true);
         let Some(managed) = self.managed.get_mut(slot as usize) else { return };
         self.by_oid.remove(&managed.sequence.oid);
+        managed.dropped = true;
         managed.excluded = Some("it was dropped on the subscriber");
         managed.state = None;
         managed.hold = None;

@@ -18,7 +18,7 @@ use crate::conninfo::Conninfo;
 use crate::pgoutput::IdFormat;
 use crate::sql::{self, SqlError};
 use crate::tables::{self, Question};
-use crate::types::{Lsn, Oid};
+use crate::types::Oid;
 
 /// A reading that takes longer is given up, for no other begins before its end.
 const READING_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,8 +30,8 @@ pub type Found = Vec<InOwnTable>;
 #[derive(Clone, Copy, Debug)]
 pub struct InOwnTable {
     pub oid: Oid,
-    /// The sequence's epoch when the table was asked.
-    pub epoch: Lsn,
+    /// [`Managed::own_era`] when the table was asked.
+    pub era: u64,
     pub within: Option<i64>,
     pub beyond: Option<i64>,
 }
@@ -75,7 +75,7 @@ impl OwnTables {
         let plan: Vec<_> = managed
             .iter()
             .filter(|m| m.excluded.is_none() && !m.cycles())
-            .map(|m| (m.oid(), m.epoch(), m.sequence.consumers.clone(), m.descending(), m.limit(outliers)))
+            .map(|m| (m.oid(), m.own_era(), m.sequence.consumers.clone(), m.descending(), m.limit(outliers)))
             .collect();
         let (sender, conninfo) = (self.sender.clone(), self.conninfo.clone());
         let reading = async move {
@@ -91,7 +91,7 @@ impl OwnTables {
                 Ok(answers) => answers
                     .into_iter()
                     .filter_map(|tables::Answer { key, within, beyond }| {
-                        plan.get(key).map(|&(oid, epoch, ..)| InOwnTable { oid, epoch, within, beyond })
+                        plan.get(key).map(|&(oid, era, ..)| InOwnTable { oid, era, within, beyond })
                     })
                     .collect(),
                 Err(error) => {

@@ -1,5 +1,6 @@
 //! What the keeper does: reads, advances, verifies.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,10 +12,9 @@ use super::managed::{Hold, Managed, Todo};
 use super::{Keeper, within};
 use crate::catalog::Sequence;
 use crate::plan::State;
-use crate::readings::{Reading, Trouble};
+use crate::readings::{self, Reading, Trouble};
 use crate::sql::SqlError;
 use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, WRITER_LOCK, insert_lsn};
-use crate::types::Lsn;
 
 /// How soon to try again what was locked, what another writer of ours was at, what the server refused, and what lacks
 /// a right.
@@ -41,7 +41,7 @@ struct Due {
     steps: Vec<(u32, i64)>,
     follows: Vec<(u32, State)>,
     /// To be read before anything else can be said.
-    locked: Vec<u32>,
+    blocked: Vec<u32>,
 }
 
 impl Keeper {
@@ -106,34 +106,43 @@ impl Keeper {
                 self.refresh_wanted = true;
                 return None;
             }
-        };
-        if managed.went_back(state) {
-            let from = managed.state.map(|seen| seen.last_value);
-            let (expected, to) = (managed.rewound(), state.last_value);
-            let sequence = &managed.sequence.name;
-            if expected {
-                info!(%sequence, from, to, "the sequence went back on the subscriber, by the TRUNCATE that the stream showed");
-            } else {
-                warn!(%sequence, from, to, "the sequence went back on the subscriber (TRUNCATE … RESTART IDENTITY, a restore or a setval): it is put ahead again");
+            Reading::Failed(why) => {
+                self.failed(slot, why);
+                return None;
             }
-            self.links.registry.totals.rewinds.fetch_add(1, Ordering::Relaxed);
-            self.confirm.revoke(slot);
-            self.pending.forget_slot(slot);
-            let outliers = self.links.settings.borrow().outliers;
-            self.own_tables.read(&self.managed, outliers);
-        }
+        };
+        self.look_for_setback(slot, state);
         let managed = self.managed.get_mut(slot as usize)?;
         let news = managed.state != Some(state);
         managed.state = Some(state);
-        let unlocked = managed.hold == Some(Hold::Locked);
-        if news || unlocked {
+        let unblocked = managed.hold.as_ref().is_some_and(Hold::is_passing);
+        if news || unblocked {
             self.dirty.insert(slot);
         }
-        if unlocked {
+        if unblocked {
             self.release(slot);
         }
         // What is owed needs a receipt also where nothing has moved: the old one may have been revoked.
         Some((state, news || self.confirm.is_owing(slot)))
+    }
+
+    /// Whether the sequence is found short of where it was seen before: then nothing of what is known about it on the
+    /// subscriber counts any more.
+    fn look_for_setback(&mut self, slot: u32, now: State) {
+        let Some(managed) = self.managed.get_mut(slot as usize).filter(|m| m.went_back(now)) else { return };
+        let from = managed.state.map(|seen| seen.last_value);
+        let (expected, to) = (managed.rewound(), now.last_value);
+        let sequence = &managed.sequence.name;
+        if expected {
+            info!(%sequence, from, to, "the sequence went back on the subscriber, by the TRUNCATE that the stream showed");
+        } else {
+            warn!(%sequence, from, to, "the sequence went back on the subscriber (TRUNCATE … RESTART IDENTITY, a restore or a setval): it is put ahead again");
+        }
+        self.links.registry.totals.rewinds.fetch_add(1, Ordering::Relaxed);
+        self.confirm.revoke(slot);
+        self.pending.forget_slot(slot);
+        let outliers = self.links.settings.borrow().outliers;
+        self.own_tables.read(&self.managed, outliers);
     }
 
     /// Compares what the subscriber's sequences say with what was promised.
@@ -151,26 +160,50 @@ impl Keeper {
         let awaits_truncate =
             |slot: u32| self.managed.get(slot as usize).is_some_and(Managed::awaits_truncate);
         let slots = self.verify_order.tick(&readable, awaits_truncate);
-        let (locked, free): (Vec<u32>, Vec<u32>) = slots.into_iter().partition(|slot| self.is_locked(*slot));
+        let (blocked, free): (Vec<u32>, Vec<u32>) =
+            slots.into_iter().partition(|slot| self.is_blocked(*slot));
         self.read(client, advancer, &free, Receipts::News).await?;
-        self.read_one_by_one(client, advancer, &locked).await
+        self.read_blocked(client, advancer, blocked).await
     }
 
-    /// For sequences that were locked: none of them is to hold up another.
-    async fn read_one_by_one(
+    /// Whether it was locked, or refused, at the last try: it goes apart from the others, so as not to spoil their batch.
+    fn is_blocked(&self, slot: u32) -> bool {
+        self.managed.get(slot as usize).and_then(|m| m.hold.as_ref()).is_some_and(Hold::is_passing)
+    }
+
+    fn is_locked(&self, slot: u32) -> bool {
+        self.managed.get(slot as usize).is_some_and(|m| m.hold == Some(Hold::Locked))
+    }
+
+    async fn read_blocked(
         &mut self,
         client: &Client,
         advancer: &Advancer,
-        slots: &[u32],
+        slots: Vec<u32>,
     ) -> Result<(), SqlError> {
-        for slot in slots {
-            self.read(client, advancer, &[*slot], Receipts::News).await?;
+        let (locked, refused): (Vec<u32>, Vec<u32>) =
+            slots.into_iter().partition(|slot| self.is_locked(*slot));
+        let free = self.no_longer_locked(client, locked).await?;
+        self.read(client, advancer, &free, Receipts::News).await?;
+        for slot in refused {
+            self.read(client, advancer, &[slot], Receipts::News).await?;
         }
         Ok(())
     }
 
-    fn is_locked(&self, slot: u32) -> bool {
-        self.managed.get(slot as usize).is_some_and(|m| matches!(m.hold, Some(Hold::Locked | Hold::Failed)))
+    /// Those of `slots` that nobody holds locked any more; the others are to wait. To ask is cheap however many they
+    /// are, while each try takes the whole `lock_timeout`.
+    async fn no_longer_locked(&mut self, client: &Client, slots: Vec<u32>) -> Result<Vec<u32>, SqlError> {
+        let sequences = slots.iter().filter_map(|slot| self.managed.get(*slot as usize)).map(|m| &m.sequence);
+        let locked = within(readings::locked(client, &sequences.collect::<Vec<_>>())).await?;
+        let is_locked = |slot: &u32| {
+            self.managed.get(*slot as usize).is_some_and(|managed| locked.contains(&managed.oid()))
+        };
+        let (waiting, free): (Vec<u32>, Vec<u32>) = slots.into_iter().partition(is_locked);
+        for slot in waiting {
+            self.hold(slot, Hold::Locked, Some(RETRY_LOCKED));
+        }
+        Ok(free)
     }
 
     /// Everything is looked at again, whatever is known.
@@ -197,18 +230,16 @@ impl Keeper {
         let until = Instant::now() + WORK_BUDGET;
         while !self.dirty.is_empty() && Instant::now() < until {
             let begun = Instant::now();
-            let Due { steps, follows, locked } = self.due();
-            self.read_one_by_one(client, advancer, &locked).await?;
-            // What was locked before goes alone, so that it cannot hold up the others again.
-            let (alone, together): (Vec<_>, Vec<_>) =
-                steps.into_iter().partition(|(slot, _)| self.is_locked(*slot));
-            if !together.is_empty() {
-                self.advance(client, advancer, &together).await?;
+            let Due { mut steps, follows, blocked } = self.due();
+            // What was locked or refused before goes after the others, which it must not hold up again.
+            let blocked_steps: BTreeMap<u32, i64> =
+                steps.extract_if(.., |(slot, _)| self.is_blocked(*slot)).collect();
+            if !steps.is_empty() {
+                self.advance(client, advancer, &steps).await?;
                 self.last_delay = Some(begun.elapsed());
             }
-            for step in alone {
-                self.advance(client, advancer, &[step]).await?;
-            }
+            self.read_blocked(client, advancer, blocked).await?;
+            self.advance_blocked(client, advancer, &blocked_steps).await?;
             for (slot, exact) in follows {
                 let Some(managed) = self.managed.get(slot as usize) else { continue };
                 let advanced = within(advancer.follow(client, &managed.sequence, exact)).await?;
@@ -227,6 +258,24 @@ impl Keeper {
         Ok(())
     }
 
+    async fn advance_blocked(
+        &mut self,
+        client: &Client,
+        advancer: &Advancer,
+        steps: &BTreeMap<u32, i64>,
+    ) -> Result<(), SqlError> {
+        let (locked, refused): (Vec<u32>, Vec<u32>) = steps.keys().partition(|slot| self.is_locked(**slot));
+        let free = self.no_longer_locked(client, locked).await?;
+        let free: Vec<(u32, i64)> = free.iter().filter_map(|slot| Some((*slot, *steps.get(slot)?))).collect();
+        if !free.is_empty() {
+            self.advance(client, advancer, &free).await?;
+        }
+        for step in refused.iter().filter_map(|slot| Some((*slot, *steps.get(slot)?))) {
+            self.advance(client, advancer, &[step]).await?;
+        }
+        Ok(())
+    }
+
     /// What is to be done for the sequences about which something changed.
     fn due(&mut self) -> Due {
         let lead = self.links.settings.borrow().lead;
@@ -234,15 +283,15 @@ impl Keeper {
         let mut due = Due::default();
         for slot in std::mem::take(&mut self.dirty) {
             let Some(managed) = self.managed.get(slot as usize) else { continue };
-            if managed.retry_at.is_some_and(|at| at > now) {
+            if managed.dropped || managed.retry_at.is_some_and(|at| at > now) {
                 continue;
             }
             let todo = managed.todo(lead, clock);
             let moves = matches!(todo, Todo::Advance { .. } | Todo::Follow(_));
             match todo {
-                // What was seen before it was locked says nothing of it now.
-                Todo::Nothing if managed.hold == Some(Hold::Locked) && managed.excluded.is_none() => {
-                    due.locked.push(slot);
+                // What was seen before it was locked, or refused, says nothing of it now.
+                Todo::Nothing if managed.excluded.is_none() && self.is_blocked(slot) => {
+                    due.blocked.push(slot);
                 }
                 Todo::Nothing => {
                     if let Some(managed) = self.managed.get_mut(slot as usize).filter(|m| m.cycles()) {
@@ -303,18 +352,26 @@ impl Keeper {
                     self.refresh_wanted = true;
                     self.retry(*slot, RETRY_LOCKED);
                 }
-                Outcome::Refused(Trouble::Exhausted | Trouble::Other) => {
-                    self.hold(*slot, Hold::Failed, Some(RETRY_FAILED));
-                }
+                Outcome::Refused(Trouble::Other(why)) => self.failed(*slot, why.clone()),
             }
             if let Some(managed) = self.managed.get(*slot as usize) {
                 self.links.registry.put(managed.status(&self.role));
             }
         }
-        self.pending.expect(advanced.durable_at.max(Lsn::ZERO), states);
+        self.pending.expect(advanced.durable_at, states);
+    }
+
+    /// The server refused. Perhaps the sequence is dropped at this moment: the catalog says so then.
+    fn failed(&mut self, slot: u32, why: String) {
+        let hold = Hold::Failed(why);
+        let known = self.managed.get(slot as usize).and_then(|managed| managed.hold.as_ref());
+        self.refresh_wanted |= known != Some(&hold);
+        self.hold(slot, hold, Some(RETRY_FAILED));
     }
 
     fn arrived(&mut self, slot: u32, state: State) {
+        // Between its last reading and this one somebody may have set it back.
+        self.look_for_setback(slot, state);
         let Some(managed) = self.managed.get_mut(slot as usize) else { return };
         let moved = managed.state != Some(state);
         debug!(sequence = %managed.sequence.name, from = managed.state.map(|s| s.last_value), to = state.last_value, "advanced");
@@ -362,10 +419,10 @@ impl Keeper {
             return;
         };
         managed.retry_at = retry.map(|after| Instant::now() + after);
-        managed.settle();
         self.confirm.waive(slot, !hold.is_passing());
         let known = managed.hold.as_ref().is_some_and(|known| known.is_like(&hold));
         managed.hold = Some(hold);
+        managed.settle();
         if known {
             return;
         }

@@ -9,6 +9,8 @@ use crate::types::{QualifiedName, quote_identifier};
 pub enum Held {
     /// It cycles: no id is the furthest. [`follow_exact`](super::follow_exact) is for these.
     Cycles,
+    /// It cycles, and the publisher's stands where the subscriber's cannot.
+    StateOutside { last_value: i64, min: i64, max: i64 },
     /// The mark is an id that the subscriber can neither store nor hand out.
     MarkOutside { mark: i64, end: End },
     /// The mark is the last id the subscriber can hand out, or past it: no value is left after it.
@@ -50,7 +52,7 @@ impl Held {
     #[must_use]
     pub fn end(&self) -> Option<&End> {
         match self {
-            Held::Cycles => None,
+            Held::Cycles | Held::StateOutside { .. } => None,
             Held::MarkOutside { end, .. } | Held::MarkAtEnd { end, .. } | Held::Exhausted { end, .. } => {
                 Some(end)
             }
@@ -67,6 +69,11 @@ impl Held {
     /// those consumers whose type ends where [`End::value`] does. Empty if nothing wider exists.
     #[must_use]
     pub fn mending_sql(&self, sequence: &QualifiedName, columns: &[Column<'_>]) -> Vec<String> {
+        if let Held::StateOutside { last_value, min, max } = *self {
+            // Wide enough for now; how wide it should be, the difference of the definitions says.
+            let (min, max) = (min.min(last_value), max.max(last_value));
+            return vec![format!("ALTER SEQUENCE {sequence} AS bigint MINVALUE {min} MAXVALUE {max} CYCLE;")];
+        }
         let Some(end) = self.end() else { return Vec::new() };
         let widest = if end.descending { i64::MIN } else { i64::MAX };
         if end.value == widest {
@@ -100,6 +107,10 @@ impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Held::Cycles => f.write_str("the sequence cycles, so no id is the furthest one"),
+            Held::StateOutside { last_value, min, max } => write!(
+                f,
+                "the sequence cycles and stands at {last_value} on the publisher, but the subscriber's goes from {min} to {max}"
+            ),
             Held::MarkOutside { mark, end } => {
                 write!(f, "id {mark} is in use on the publisher, but {end}")
             }
@@ -158,5 +169,10 @@ mod tests {
             [column, "ALTER SEQUENCE public.o_id_seq AS bigint MINVALUE -9223372036854775808;"]
         );
         assert!(mending(LimitedBy::Both, i64::MAX, false).is_empty());
+        let outside = Held::StateOutside { last_value: 20, min: 1, max: 10 };
+        assert_eq!(
+            outside.mending_sql(&QualifiedName::new("public", "ring"), &[]),
+            ["ALTER SEQUENCE public.ring AS bigint MINVALUE 1 MAXVALUE 20 CYCLE;"]
+        );
     }
 }

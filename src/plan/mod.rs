@@ -111,6 +111,17 @@ impl State {
         }
     }
 
+    /// Whether the next value comes before that of `other`, in the direction of the increment: the sequence was set back.
+    #[must_use]
+    pub fn is_short_of(&self, other: State, definition: &Definition) -> bool {
+        let increment = i128::from(definition.increment);
+        let next = |state: &State| {
+            i128::from(state.last_value) * increment.signum()
+                + if state.is_called { increment.abs() } else { 0 }
+        };
+        next(self) < next(&other)
+    }
+
     /// The furthest id that a sequence in this state has handed out, as [`decide`] wants its mark: the last value, or
     /// one unit short of it when that value was not called yet. `None` where there is no such number.
     #[must_use]

@@ -212,9 +212,9 @@ proptest! {
     ) {
         let ring = Definition { cycle: true, ..definition };
         let subscriber = State { last_value: last.clamp(ring.min, ring.max), is_called };
-        let after = follow_exact(&ring, publisher, subscriber).unwrap_or(subscriber);
+        let after = follow_exact(&ring, publisher, subscriber).unwrap().unwrap_or(subscriber);
         prop_assert_eq!(after, publisher);
-        prop_assert_eq!(follow_exact(&ring, publisher, after), None);
+        prop_assert_eq!(follow_exact(&ring, publisher, after), Ok(None));
         prop_assert!(after.next(&ring).is_some());
     }
 

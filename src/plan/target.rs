@@ -68,11 +68,20 @@ pub fn decide(
 }
 
 /// For a sequence that cycles: the state to give to the subscriber so that it is the publisher's, or `None` when it is
-/// that already, or when the subscriber's `definition` cannot hold it.
-#[must_use]
-pub fn follow_exact(definition: &Definition, publisher: State, subscriber: State) -> Option<State> {
-    let fits = (definition.min..=definition.max).contains(&publisher.last_value);
-    (fits && publisher != subscriber).then_some(publisher)
+/// that already.
+///
+/// # Errors
+/// The subscriber's `definition` cannot hold the publisher's state.
+pub fn follow_exact(
+    definition: &Definition,
+    publisher: State,
+    subscriber: State,
+) -> Result<Option<State>, Held> {
+    let &Definition { min, max, .. } = definition;
+    if !(min..=max).contains(&publisher.last_value) {
+        return Err(Held::StateOutside { last_value: publisher.last_value, min, max });
+    }
+    Ok((publisher != subscriber).then_some(publisher))
 }
 
 fn end_of(definition: &Definition, bounds: &Bounds, axis: &Axis) -> End {
@@ -203,8 +212,9 @@ mod tests {
         let ring = Definition { max: 10, cycle: true, ..BIGSERIAL };
         assert_eq!(decide(&ring, &Bounds::INT8, &FRESH, Some(3), 1), Decision::Held(Held::Cycles));
         assert_eq!(called(10).next(&ring), Some(1));
-        assert_eq!(follow_exact(&ring, called(3), called(9)), Some(called(3)));
-        assert_eq!(follow_exact(&ring, called(3), called(3)), None);
-        assert_eq!(follow_exact(&ring, called(11), called(3)), None);
+        assert_eq!(follow_exact(&ring, called(3), called(9)), Ok(Some(called(3))));
+        assert_eq!(follow_exact(&ring, called(3), called(3)), Ok(None));
+        let outside = Held::StateOutside { last_value: 11, min: 1, max: 10 };
+        assert_eq!(follow_exact(&ring, called(11), called(3)), Err(outside));
     }
 }

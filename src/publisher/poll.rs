@@ -312,6 +312,7 @@ impl Look {
                 Some(Reading::Gone) | None => {
                     value.unread = Some("it was dropped on the publisher".to_owned());
                 }
+                Some(Reading::Failed(why)) => value.unread = Some(format!("the publisher refused: {why}")),
                 Some(Reading::Locked) => {
                     value.locked = true;
                     value.unread = Some("it is locked on the publisher".to_owned());

@@ -19,12 +19,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, Error, Statement};
 
 use crate::catalog::Sequence;
 use crate::plan::State;
-use crate::readings::{Reader, Reading, Trouble, trouble};
+use crate::readings::{Reader, Reading, Smaller, Trouble, put, trouble};
 use crate::types::{Lsn, quote_identifier};
 
 /// The two keys of the advisory lock that all our writers take: "seqs", "hado" in ASCII. Advisory locks are per
@@ -62,10 +62,23 @@ pub struct Step<'a> {
     pub to: i64,
 }
 
+impl Step<'_> {
+    /// How many `nextval`s are left to make from `now`; `None` where it is there already. One that was set back since it
+    /// was seen goes nowhere: what it was to be brought to may be of before a truncate.
+    fn left(&self, now: State) -> Option<u64> {
+        let definition = &self.sequence.definition;
+        if now.is_short_of(self.seen, definition) {
+            return None;
+        }
+        steps_to(now, self.to, definition.increment)
+    }
+}
+
 /// What became of a [`Step`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The sequence stands here now; perhaps short of the target (a long walk goes on with the next step).
+    /// The sequence stands here now; perhaps short of the target (a long walk goes on with the next step), or of where it
+    /// was seen (somebody has set it back).
     At(State),
     /// Nothing was done, for this reason.
     Refused(Trouble),
@@ -144,20 +157,25 @@ impl Advancer {
     /// # Errors
     /// Only where the connection is lost. What is known of the sequences then is what is read after a reconnect.
     pub async fn advance(&self, client: &Client, steps: &[Step<'_>]) -> Result<Advanced, Error> {
-        let mut outcomes = Vec::with_capacity(steps.len());
-        let mut pending: Vec<&[Step<'_>]> = steps.chunks(BATCH).rev().collect();
+        let mut outcomes = vec![Outcome::Busy; steps.len()];
+        let all: Vec<usize> = (0..steps.len()).collect();
+        let mut pending: Vec<Vec<usize>> = all.chunks(BATCH).rev().map(<[usize]>::to_vec).collect();
         while let Some(batch) = pending.pop() {
-            match self.batch(client, batch).await {
-                Ok(done) => outcomes.extend(done),
+            let made: Vec<Step<'_>> = batch.iter().filter_map(|&i| steps.get(i)).copied().collect();
+            match self.batch(client, &made).await {
+                Ok(done) => batch.into_iter().zip(done).for_each(|(i, one)| put(&mut outcomes, i, one)),
                 Err(error) => {
                     let Some(reason) = trouble(&error) else { return Err(error) };
                     client.batch_execute("ROLLBACK").await?;
-                    if batch.len() == 1 {
-                        outcomes.push(Outcome::Refused(reason));
-                    } else {
-                        let (first, second) = batch.split_at(batch.len() / 2);
-                        pending.push(second);
-                        pending.push(first);
+                    let asked: Vec<&Sequence> = made.iter().map(|step| step.sequence).collect();
+                    match Smaller::of(client, batch, &asked, &reason).await? {
+                        Smaller::One(i) => put(&mut outcomes, i, Outcome::Refused(reason)),
+                        Smaller::Free { locked, free } => {
+                            let refused = || Outcome::Refused(Trouble::Locked);
+                            locked.into_iter().for_each(|i| put(&mut outcomes, i, refused()));
+                            pending.push(free);
+                        }
+                        Smaller::Halves(first, second) => pending.extend([second, first]),
                     }
                 }
             }
@@ -173,7 +191,7 @@ impl Advancer {
         let now = self.reader.read_strictly(client, &sequences).await?;
         let (mut walk, mut set, mut lock) = (Vec::new(), Vec::new(), Vec::new());
         for (step, reading) in batch.iter().zip(&now) {
-            let Some(state) = state_of(*reading, step) else { continue };
+            let Some(state) = state_of(reading, step) else { continue };
             match self.way(step, state) {
                 Way::Nothing => {}
                 Way::Walk(steps) => walk.push((step, steps)),
@@ -205,7 +223,7 @@ impl Advancer {
 
     fn way(&self, step: &Step<'_>, now: State) -> Way {
         let definition = &step.sequence.definition;
-        let Some(steps) = steps_to(now, step.to, definition.increment) else { return Way::Nothing };
+        let Some(steps) = step.left(now) else { return Way::Nothing };
         let privileges = step.sequence.privileges;
         // Without SELECT a sequence that was never called does not say where it starts: only `nextval` keeps its lane.
         let knows_lane = now.is_called || privileges.select;
@@ -261,8 +279,8 @@ impl Advancer {
             return self.walk(client, &[(step, self.walk_chunk)]).await;
         }
         let now = self.reader.read_strictly(client, &[sequence]).await?;
-        if let Some(state) = now.first().and_then(|reading| state_of(*reading, step))
-            && steps_to(state, step.to, sequence.definition.increment).is_some()
+        if let Some(state) = now.first().and_then(|reading| state_of(reading, step))
+            && step.left(state).is_some()
         {
             self.set(client, &[(step, state)]).await?;
         }
@@ -325,11 +343,11 @@ fn steps_to(now: State, to: i64, increment: i64) -> Option<u64> {
 }
 
 /// A reading as a state; a sequence that was never called and cannot be read directly is where it was seen.
-fn state_of(reading: Reading, step: &Step<'_>) -> Option<State> {
+fn state_of(reading: &Reading, step: &Step<'_>) -> Option<State> {
     match reading {
-        Reading::State(state) => Some(state),
+        Reading::State(state) => Some(*state),
         Reading::Uncalled => Some(State { is_called: false, ..step.seen }),
-        Reading::Denied | Reading::Gone | Reading::Locked => None,
+        Reading::Denied | Reading::Gone | Reading::Locked | Reading::Failed(_) => None,
     }
 }
 
@@ -340,6 +358,7 @@ fn outcome(step: &Step<'_>, after: Reading) -> Outcome {
         Reading::Denied => Outcome::Refused(Trouble::Denied),
         Reading::Gone => Outcome::Refused(Trouble::Gone),
         Reading::Locked => Outcome::Refused(Trouble::Locked),
+        Reading::Failed(why) => Outcome::Refused(Trouble::Other(why)),
     }
 }
 
@@ -348,7 +367,7 @@ fn outcome(step: &Step<'_>, after: Reading) -> Outcome {
 /// # Errors
 /// The server's or the connection's error.
 pub async fn insert_lsn(client: &Client) -> Result<Lsn, Error> {
-    lsn(client, "SELECT pg_current_wal_insert_lsn()::text").await
+    lsn(client, "SELECT pg_current_wal_insert_lsn()").await
 }
 
 /// Up to where the subscriber's WAL is flushed.
@@ -356,7 +375,7 @@ pub async fn insert_lsn(client: &Client) -> Result<Lsn, Error> {
 /// # Errors
 /// The server's or the connection's error.
 pub async fn flush_lsn(client: &Client) -> Result<Lsn, Error> {
-    lsn(client, "SELECT pg_current_wal_flush_lsn()::text").await
+    lsn(client, "SELECT pg_current_wal_flush_lsn()").await
 }
 
 /// Makes an otherwise idle server flush: a transaction id alone is committed asynchronously, and the WAL writer
@@ -370,5 +389,5 @@ pub async fn nudge_wal_writer(client: &Client) -> Result<(), Error> {
 
 async fn lsn(client: &Client, sql: &str) -> Result<Lsn, Error> {
     let row = client.query_one(sql, &[]).await?;
-    Ok(row.try_get::<_, String>(0)?.parse().unwrap_or(Lsn::ZERO))
+    Ok(Lsn(row.try_get::<_, PgLsn>(0)?.into()))
 }

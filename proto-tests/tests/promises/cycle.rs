@@ -2,7 +2,7 @@
 //! from on the subscriber is taken back again and again, which gives ids twice.
 
 use anyhow::Result;
-use proto_tests::rig::{Rig, wait_for};
+use proto_tests::rig::{PATIENCE, Rig, wait_for};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cycle_sequence_equals_the_publishers_and_is_left_alone_when_the_subscriber_draws() -> Result<()> {
@@ -30,4 +30,20 @@ async fn a_cycle_sequence_equals_the_publishers_and_is_left_alone_when_the_subsc
     publisher.batch_execute("SELECT setval('ring', 700)").await?;
     let equals = "SELECT last_value = 700 AND is_called FROM ring";
     wait_for(&on_subscriber, "the publisher's new state", equals).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_the_subscriber_cannot_hold_is_said_and_the_sql_mends_it() -> Result<()> {
+    let rig = Rig::new(16, 15).await?;
+    rig.pair.on_both("CREATE SEQUENCE ring MINVALUE 1 MAXVALUE 1000 CYCLE").await?;
+    rig.pair.grant(&["public"]).await?;
+    let (publisher, subscriber) = (rig.pair.on_publisher().await?, rig.pair.on_subscriber().await?);
+    subscriber.batch_execute("ALTER SEQUENCE ring MAXVALUE 100").await?;
+    publisher.batch_execute("SELECT setval('ring', 500)").await?;
+    let shadow = rig.start(&["--verify-interval=100ms"])?;
+    let line = shadow.wait_for_line("stands at 500 on the publisher", PATIENCE)?;
+    let sql = line.split_once("on the subscriber: ").expect("the SQL that mends it").1;
+    subscriber.batch_execute(sql).await?;
+    let equals = "SELECT last_value = 500 AND is_called FROM ring";
+    wait_for(&rig.pair.subscriber_conninfo(), "the publisher's state", equals).await
 }

@@ -4,7 +4,7 @@
 use crate::advancing::{PATIENCE, command, plain_command, start, state, wait_past};
 use proto_tests::pair::{Pair, PairOptions};
 use proto_tests::shadow::Shadow;
-use seqshadow::demo::servers::ClusterOptions;
+use seqshadow::demo::servers::{ClusterOptions, Mode};
 use tokio_postgres::Client;
 
 /// The statements after `on the subscriber: `.
@@ -161,6 +161,60 @@ async fn a_sequence_too_narrow_is_held_until_it_is_widened() {
     subscriber.batch_execute("INSERT INTO wide (note) VALUES ('after the cutover')").await.unwrap();
     let held = shadow.stderr_lines().iter().filter(|line| line.contains("the sequence is held")).count();
     assert_eq!(held, 4, "each is said once: {:#?}", shadow.complaints());
+}
+
+/// The last page of a relation's file loses what makes it one of a sequence.
+fn damage(pair: &Pair, path: &str) {
+    let file = pair.subscriber.data_dir().join(path);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let magic = bytes.len() - 8;
+    bytes[magic..magic + 4].copy_from_slice(&[0; 4]);
+    std::fs::write(&file, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_sequence_is_held_with_the_servers_words_and_the_others_go_on() {
+    let pair = Pair::new(17, 15).await.unwrap();
+    pair.on_both(
+        "CREATE TABLE fine (id serial PRIMARY KEY, note text);
+         CREATE TABLE bad (id serial PRIMARY KEY, note text)",
+    )
+    .await
+    .unwrap();
+    pair.grant(&["public"]).await.unwrap();
+    pair.replicate_all().await.unwrap();
+    let shadow = start(&command(&pair, "shadow")).unwrap();
+    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    for table in ["bad", "fine"] {
+        insert(&publisher, table, 100).await;
+        wait_past(&subscriber, &format!("{table}_id_seq"), 100).await.unwrap();
+    }
+    let row = subscriber.query_one("SELECT pg_relation_filepath('bad_id_seq')", &[]).await.unwrap();
+    pair.subscriber.stop(Mode::Fast).unwrap();
+    damage(&pair, row.get(0));
+    pair.subscriber.resume().unwrap();
+    let subscriber = pair.on_subscriber().await.unwrap();
+
+    let line = wait_held(&shadow, "bad_id_seq");
+    assert!(line.contains("bad magic number") && line.contains("XX000"), "{line}");
+    for round in 2..=4 {
+        insert(&publisher, "bad", 100).await;
+        insert(&publisher, "fine", 1000).await;
+        wait_past(&subscriber, "fine_id_seq", round * 1000 - 900).await.unwrap();
+    }
+    // Made anew, as its owner would: it is followed again. Over more than one try the hold was said once.
+    subscriber
+        .batch_execute(
+            "ALTER TABLE bad ALTER id DROP DEFAULT; DROP SEQUENCE bad_id_seq; CREATE SEQUENCE bad_id_seq OWNED BY bad.id;
+             ALTER TABLE bad ALTER id SET DEFAULT nextval('bad_id_seq'); GRANT ALL ON bad_id_seq TO shadow",
+        )
+        .await
+        .unwrap();
+    wait_past(&subscriber, "bad_id_seq", 400).await.unwrap();
+    let end = pair.publisher_lsn().await.unwrap();
+    pair.wait_for_catchup("shadow", end).await.unwrap();
+    let held = shadow.stderr_lines().iter().filter(|line| line.contains("the sequence is held")).count();
+    assert_eq!(held, 1, "{:#?}", shadow.complaints());
 }
 
 /// What a role is set to by default must not matter.

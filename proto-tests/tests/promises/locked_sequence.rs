@@ -3,6 +3,7 @@
 use crate::advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_past};
 use proto_tests::pair::{Pair, lsn};
 use proto_tests::sql::{Probe, wait_until};
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_locked_sequence_waits_and_its_ids_are_not_confirmed_meanwhile() {
@@ -55,6 +56,44 @@ async fn only_the_locked_sequence_waits_and_its_ids_are_not_confirmed_meanwhile(
     truncating.batch_execute("COMMIT").await.unwrap();
     wait_past(&subscriber, "t7_id_seq", 50).await.unwrap();
     shadow.wait_for_line_after(seen, "the sequence went back", PATIENCE).unwrap();
+}
+
+/// A migration that truncates a whole schema: the others must not wait for one lock after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_locked_sequences_delay_only_themselves() {
+    const LOCKED: usize = 400;
+    let pair = Pair::new(15, 16).await.unwrap();
+    let ddl: String = (0..LOCKED).map(|i| format!("CREATE TABLE t{i} (id serial PRIMARY KEY);")).collect();
+    pair.on_both(&format!("{ddl} CREATE TABLE free (id serial PRIMARY KEY)")).await.unwrap();
+    pair.grant(&["public"]).await.unwrap();
+    pair.replicate_all().await.unwrap();
+    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let locking = pair.on_subscriber().await.unwrap();
+    let lock = |sequence| format!("ALTER SEQUENCE {sequence} OWNER TO CURRENT_USER;");
+    let sql: String = (0..LOCKED).map(|i| lock(format!("t{i}_id_seq"))).collect();
+
+    // Some are locked from the start, and all of them want to be moved.
+    locking.batch_execute(&format!("BEGIN; {sql}")).await.unwrap();
+    let shadow = command(&pair, "shadow").spawn().unwrap();
+    shadow.wait_for_line("streaming", PATIENCE).unwrap();
+    let one_each: String = (0..LOCKED).map(|i| format!("INSERT INTO t{i} DEFAULT VALUES;")).collect();
+    for round in 1..=10 {
+        publisher.batch_execute(&format!("BEGIN; {one_each} COMMIT")).await.unwrap();
+        publisher
+            .batch_execute("INSERT INTO free SELECT nextval('free_id_seq') FROM generate_series(1, 300)")
+            .await
+            .unwrap();
+        let asked = Instant::now();
+        wait_past(&subscriber, "free_id_seq", round * 300).await.unwrap();
+        // Each try of a locked one takes 50 ms: all of them one by one would take 20 s.
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    }
+    locking.batch_execute("ROLLBACK").await.unwrap();
+    for i in [0, 7, LOCKED - 1] {
+        wait_past(&subscriber, &format!("t{i}_id_seq"), 10).await.unwrap();
+    }
+    let end = pair.publisher_lsn().await.unwrap();
+    pair.wait_for_catchup("shadow", end).await.unwrap();
 }
 
 /// What was confirmed before the subscriber went away is confirmed on after it is back, also where nothing moves.

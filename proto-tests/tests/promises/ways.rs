@@ -56,6 +56,9 @@ async fn the_way_follows_distance_and_company() {
     // There already, or past it: nothing moves.
     assert_eq!(writer.step(&up, at(1), 1).await.unwrap().0, Outcome::At(at(1)));
     assert_eq!(writer.step(&up, at(1), -5).await.unwrap().0, Outcome::At(at(1)));
+    // Set back by somebody since it was seen: what it was to be brought to may be of before, so the caller hears of it.
+    assert_eq!(writer.step(&up, at(70), 500).await.unwrap().0, Outcome::At(at(1)));
+    assert_eq!(writer.step(&up, at(70), 9_000_000).await.unwrap().0, Outcome::At(at(1)));
     // Quiet and far: set at once.
     assert_eq!(until_there(&writer, &up, at(1), 3_000_000_000).await, 1);
     // Somebody has moved it since it was seen, far, and it is ours: locked, at once.
