@@ -1,19 +1,22 @@
 //! Everything known about one sequence of the subscriber, and what follows from it.
 //!
-//! In: marks of the three sources, readings of the subscriber's own sequence. Out: what to do now. No IO.
+//! In: marks of the three sources, readings of the subscriber's own sequence. Out: what to do now, and what a person is
+//! told of it. No IO.
+
+mod status;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::catalog::coverage::Coverage;
-use crate::catalog::{Consumer, Persistence, Sequence};
+use crate::catalog::{Persistence, Sequence};
 use crate::config::Outliers;
 use crate::handover::further;
-use crate::plan::{Bounds, Column, Decision, Held, Lead, LeadMeter, State, decide, follow_exact, outlier};
+use crate::plan::{Bounds, Decision, Held, Lead, LeadMeter, State, decide, follow_exact, outlier};
 use crate::publisher::poll::PublisherValue;
-use crate::registry::{Class, SequenceStatus, Source};
-use crate::types::{Lsn, Oid, quote_identifier};
+use crate::registry::Source;
+use crate::types::{Lsn, Oid};
 
 /// Why a sequence is not moved now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -479,117 +482,6 @@ impl Managed {
         let definition = &self.sequence.definition;
         let next = self.state.and_then(|state| state.next(definition));
         self.mark().zip(next).is_some_and(|((mark, _), next)| !definition.is_past(next, mark))
-    }
-
-    /// What must be granted to `role`, as far as the catalog knows: all of it where the catalog sees nothing missing.
-    fn missing_grants(&self, role: &str) -> String {
-        let (name, role) = (&self.sequence.name, quote_identifier(role));
-        let has = self.sequence.privileges;
-        let mut sql = String::new();
-        if !has.schema {
-            sql = format!("GRANT USAGE ON SCHEMA {} TO {role}; ", quote_identifier(&name.schema));
-        }
-        let rights = [("USAGE", has.usage), ("SELECT", has.select), ("UPDATE", has.update)];
-        let missing: Vec<&str> = rights.iter().filter(|(_, has)| !has).map(|(right, _)| *right).collect();
-        let missing =
-            if missing.is_empty() { "USAGE, SELECT, UPDATE".to_owned() } else { missing.join(", ") };
-        sql + &format!("GRANT {missing} ON SEQUENCE {name} TO {role};")
-    }
-
-    /// Why it is held, with the SQL that mends it.
-    #[must_use]
-    pub fn hold_text(&self, hold: &Hold, role: &str) -> String {
-        let name = &self.sequence.name;
-        match hold {
-            Hold::Plan(held) => {
-                let end = held.end().map(|end| end.value);
-                let too_narrow = |c: &&Consumer| {
-                    let (lowest, highest) = c.range.clone().into_inner();
-                    !c.inherited && c.numeric && end == Some(if self.descending() { lowest } else { highest })
-                };
-                let columns: Vec<Column<'_>> = self
-                    .sequence
-                    .consumers
-                    .iter()
-                    .filter(too_narrow)
-                    .map(|c| Column { table: &c.table, name: &c.column })
-                    .collect();
-                let sql = held.mending_sql(name, &columns).join(" ");
-                if sql.is_empty() { held.to_string() } else { format!("{held}; on the subscriber: {sql}") }
-            }
-            Hold::Denied => {
-                let sql = self.missing_grants(role);
-                let role = quote_identifier(role);
-                format!("the role {role} lacks the right to read or advance it; on the subscriber: {sql}")
-            }
-            Hold::Locked => {
-                "it is locked on the subscriber (a TRUNCATE or ALTER SEQUENCE in progress)".to_owned()
-            }
-            Hold::Failed(why) => {
-                format!("the subscriber refused, and is asked again every few seconds: {why}")
-            }
-        }
-    }
-
-    #[must_use]
-    pub fn class(&self) -> Class {
-        if self.excluded.is_some() {
-            Class::Excluded
-        } else if self.hold.is_some() || self.is_out_of_sight() {
-            Class::Held
-        } else {
-            match self.coverage {
-                Some(Coverage::Covered) => Class::Covered,
-                Some(Coverage::Blind(_)) | None => Class::Blind,
-            }
-        }
-    }
-
-    /// Why it is not simply covered, and what else a person should know.
-    #[must_use]
-    pub fn reason(&self, role: &str) -> Option<String> {
-        let mut reasons = Vec::new();
-        if let Some(why) = self.excluded {
-            reasons.push(why.to_owned());
-        }
-        match &self.coverage {
-            Some(Coverage::Blind(why)) if self.excluded.is_none() => reasons.extend(why.iter().cloned()),
-            None if self.excluded.is_none() => reasons.push("the publisher was not asked yet".to_owned()),
-            _ => {}
-        }
-        if self.unreadable {
-            reasons.push("values in the stream could not be read as ids".to_owned());
-        }
-        if let Some((_, value)) = &self.publisher {
-            reasons.extend(value.unread.clone());
-            reasons.extend(value.mismatch.clone());
-        }
-        // Last, so that the line ends with the SQL.
-        if let Some(hold) = &self.hold {
-            reasons.push(self.hold_text(hold, role));
-        }
-        (!reasons.is_empty()).then(|| reasons.join("; "))
-    }
-
-    #[must_use]
-    pub fn status(&self, role: &str) -> SequenceStatus {
-        let mark = self.mark();
-        SequenceStatus {
-            name: self.sequence.name.clone(),
-            consumers: self.sequence.consumers_text(),
-            class: self.class(),
-            settled: self.settled,
-            reason: self.reason(role),
-            mark: mark.map(|(mark, _)| mark),
-            source: mark.map(|(_, source)| source),
-            next_value: self.state.and_then(|state| state.next(&self.sequence.definition)),
-            last_value: self.state.map(|state| state.last_value),
-            lead_steps: self.lead_steps(),
-            behind: self.is_behind(),
-            advances: self.advances,
-            rewinds: self.rewinds,
-            set_aside: self.set_aside,
-        }
     }
 }
 
