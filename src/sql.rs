@@ -47,13 +47,15 @@ SET search_path = pg_catalog;
 SET synchronous_commit = local;
 SET default_transaction_read_only = off;
 SET lock_timeout = '50ms';
-SET statement_timeout = '30s';
 SET idle_in_transaction_session_timeout = '30s';
 SET client_min_messages = warning;
 SET standard_conforming_strings = on;
 SET extra_float_digits = 1;
 SET row_security = off;
 SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
+
+/// How long a statement of ours may take, unless whoever sends it says otherwise.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server that let us in and then says nothing for so long is as good as away.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -73,7 +75,8 @@ pub async fn connect(conninfo: &Conninfo, side: &'static str) -> Result<Connecti
             debug!(side, error = %error, "connection ended");
         }
     });
-    match tokio::time::timeout(SETTINGS_TIMEOUT, client.batch_execute(SETTINGS)).await {
+    let settings = format!("SET statement_timeout = {};{SETTINGS}", STATEMENT_TIMEOUT.as_millis());
+    match tokio::time::timeout(SETTINGS_TIMEOUT, client.batch_execute(&settings)).await {
         Ok(done) => done?,
         Err(_) => return Err(SqlError::TimedOut { after: SETTINGS_TIMEOUT }),
     }

@@ -1,18 +1,28 @@
 //! The furthest id that lies in a table, read through an index, on either server.
 //!
 //! In: consumers with an index, the direction, and the limit past which an id may be an outlier. Out: the furthest id
-//! within the limit and the furthest past it. A table that is locked, gone or not granted is left out, and said so.
+//! within the limit and the furthest past it. A table that is locked, gone, not granted or slow (an index full of dead
+//! rows) is left out, and said so; it delays the others by seconds at most.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
+use rand::seq::SliceRandom;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
 use crate::catalog::Consumer;
 use crate::readings::{Trouble, trouble};
+use crate::sql::STATEMENT_TIMEOUT;
 use crate::types::quote_identifier;
 
-/// How many tables are asked for in one statement.
-const BATCH: usize = 100;
+/// The ways in which tables are asked, one after the other: how many in one statement, and how long it may take. What
+/// one way does not answer is left to the next: first all that are quick alone, then the slow ones.
+const WAYS: [(usize, Duration); 3] =
+    [(100, Duration::from_secs(1)), (1, Duration::from_millis(250)), (1, Duration::from_secs(5))];
+
+/// No statement begins later than this after the first. Well below what the callers wait for the whole.
+const BUDGET: Duration = Duration::from_secs(15);
 
 /// One column to look at.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +48,7 @@ pub fn is_cheap(consumer: &Consumer) -> bool {
     consumer.indexed && consumer.numeric && consumer.selectable && !consumer.partitioned
 }
 
-/// Asks `questions`; those that the server refuses are in the second list.
+/// Asks `questions`; those that the server refuses, or does not answer in time, are in the second list.
 ///
 /// # Errors
 /// Only where the connection is lost.
@@ -46,30 +56,73 @@ pub async fn furthest(
     client: &Client,
     questions: &[Question<'_>],
 ) -> Result<(Vec<Answer>, Vec<(usize, Trouble)>), Error> {
-    let mut answers = Vec::with_capacity(questions.len());
-    let mut refused = Vec::new();
-    let mut pending: Vec<&[Question<'_>]> = questions.chunks(BATCH).rev().collect();
-    while let Some(batch) = pending.pop() {
-        match client.query(&statement(batch), &[]).await {
-            Ok(rows) => {
-                for row in rows {
-                    let key = usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or(usize::MAX);
-                    answers.push(Answer { key, within: row.try_get(1)?, beyond: row.try_get(2)? });
-                }
+    let deadline = Instant::now() + BUDGET;
+    let mut found = Found::default();
+    let mut open = questions.to_vec();
+    for (size, patience) in WAYS {
+        if open.is_empty() {
+            break;
+        }
+        // Where time is short, it must not be the same tables that go without an answer at each reading.
+        open.shuffle(&mut rand::rng());
+        limit_statements(client, patience).await?;
+        open = found.ask(client, &open, size, deadline).await?;
+    }
+    limit_statements(client, STATEMENT_TIMEOUT).await?;
+    found.refused.extend(open.iter().map(|question| (question.key, Trouble::Locked)));
+    Ok((found.answers, found.refused))
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    answers: Vec<Answer>,
+    refused: Vec<(usize, Trouble)>,
+}
+
+impl Found {
+    /// Asks `size` at a time. Returns those that are to be asked in another way.
+    async fn ask<'a>(
+        &mut self,
+        client: &Client,
+        questions: &[Question<'a>],
+        size: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Question<'a>>, Error> {
+        let mut open = Vec::new();
+        let mut pending: Vec<&[Question<'a>]> = questions.chunks(size).collect();
+        while let Some(batch) = pending.pop() {
+            if Instant::now() >= deadline {
+                open.extend_from_slice(batch);
+                continue;
             }
-            Err(error) => {
-                let why = trouble(&error).ok_or(error)?;
-                if let [only] = batch {
-                    refused.push((only.key, why));
-                } else {
+            let error = match client.query(&statement(batch), &[]).await {
+                Ok(rows) => {
+                    for row in rows {
+                        let key = usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or(usize::MAX);
+                        self.answers.push(Answer { key, within: row.try_get(1)?, beyond: row.try_get(2)? });
+                    }
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let took_too_long = error.code() == Some(&SqlState::QUERY_CANCELED);
+            let why = trouble(&error).ok_or(error)?;
+            match batch {
+                [only] if !took_too_long => self.refused.push((only.key, why)),
+                // Halving would wait for the slow or locked ones again and again.
+                _ if why == Trouble::Locked => open.extend_from_slice(batch),
+                _ => {
                     let (first, second) = batch.split_at(batch.len() / 2);
-                    pending.push(second);
-                    pending.push(first);
+                    pending.extend([second, first]);
                 }
             }
         }
+        Ok(open)
     }
-    Ok((answers, refused))
+}
+
+async fn limit_statements(client: &Client, timeout: Duration) -> Result<(), Error> {
+    client.batch_execute(&format!("SET statement_timeout = {}", timeout.as_millis())).await
 }
 
 fn statement(batch: &[Question<'_>]) -> String {

@@ -35,6 +35,7 @@ mod servers;
 mod service_manager;
 mod slot_creation_waits;
 mod slots_that_are_not_ours;
+mod slow_tables;
 mod truncate;
 mod unreadable_values;
 mod ways;
