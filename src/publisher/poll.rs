@@ -155,8 +155,9 @@ impl Poller {
                     return Ok(Ended);
                 }
             }
-            pace.set_interval(*self.poll_interval.borrow_and_update());
-            wanted = tokio::select! {
+            wanted = loop {
+                pace.set_interval(*self.poll_interval.borrow_and_update());
+                break tokio::select! {
                 () = sleep_until(pace.next()) => {
                     let full = pace.poll(Instant::now());
                     if full || look.incomplete {
@@ -165,6 +166,13 @@ impl Poller {
                     if full { Wanted::AllValues } else { Wanted::BlindValues }
                 }
                 () = self.reports.closed() => return Ok(Ended),
+                // With the new interval the next poll may be due at once.
+                changed = self.poll_interval.changed() => {
+                    if changed.is_err() {
+                        return Ok(Ended);
+                    }
+                    continue;
+                }
                 asked = self.requests.next() => match asked {
                     Asked::Sequences(oids) => Wanted::Some(oids),
                     Asked::Seed => {
@@ -183,6 +191,7 @@ impl Poller {
                     self.compare(&mut look, &catalog).await?;
                     Wanted::Everything
                 }
+                };
             };
         }
     }

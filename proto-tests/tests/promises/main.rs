@@ -30,6 +30,7 @@ mod locked_tables;
 mod matrix;
 mod our_sessions;
 mod outliers;
+mod reloaded_interval;
 mod renamed_tables;
 mod servers;
 mod service_manager;
