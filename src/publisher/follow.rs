@@ -42,6 +42,9 @@ const ROUND_GAP: Duration = Duration::from_millis(200);
 /// How often a hot standby looks whether the slot is free.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
+/// How long the keeper may take to forget the positions of another publisher: it may be waiting for the subscriber.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// While the slot is being created: how often to say what it waits for.
 const CREATION_REPORT: Duration = Duration::from_secs(30);
 
@@ -157,15 +160,14 @@ impl Follow {
             let delay = course.backoff.next_delay();
             links.state.send_modify(|state| state.doing = Doing::Connecting);
             warn!(slot = %self.slot, error = %failure, retry_in = ?delay, "the stream is interrupted; sequences stay protected by polling");
-            tokio::select! {
-                () = sleep(delay) => {}
-                () = told_to(&mut links.stop) => return Ok(()),
+            if links.unless_stopped(sleep(delay)).await.is_none() {
+                return Ok(());
             }
         }
     }
 
     async fn round(&self, links: &mut Links, course: &mut Course) -> Result<Round, Failure> {
-        let Some(sql) = unless_stopped(&links.stop, sql::connect(&self.conninfo, "publisher")).await else {
+        let Some(sql) = links.unless_stopped(sql::connect(&self.conninfo, "publisher")).await else {
             return Ok(Round::Stopped);
         };
         let sql = sql?;
@@ -173,12 +175,12 @@ impl Follow {
             return self.idle(links, &sql, course).await;
         }
         course.began = true;
-        let Some(looked) = unless_stopped(&links.stop, self.look(&sql, &links.state)).await else {
+        let Some(looked) = links.unless_stopped(self.look(&sql, &links.state)).await else {
             return Ok(Round::Stopped);
         };
         match looked? {
             Verdict::Refused { why, action } => Err(Failure::Fatal(Fatal::Refused { why, action })),
-            Verdict::Standby { pid } => self.stand_by(links, course, pid).await,
+            Verdict::Standby { pid } => self.stand_by(links, &sql, course, pid).await,
             Verdict::Leaving => Ok(Round::Again),
             Verdict::Lost { why } => {
                 self.drop_lost(&sql, links, course, &why).await?;
@@ -187,7 +189,7 @@ impl Follow {
             Verdict::Missing => self.create_and_stream(links, &sql, course).await,
             Verdict::Ours => {
                 let opening = ReplicationConnection::open(&self.conninfo);
-                let Some(connection) = unless_stopped(&links.stop, opening).await else {
+                let Some(connection) = links.unless_stopped(opening).await else {
                     return Ok(Round::Stopped);
                 };
                 self.stream(links, &sql, connection?, course).await
@@ -197,11 +199,11 @@ impl Follow {
 
     /// After a fail-over or a restore the same address leads to another server, or to an older copy: positions of the
     /// old one must neither be confirmed to it nor outweigh what it says.
-    async fn recognize(&self, links: &mut Links, course: &mut Course, identity: Identity) {
+    async fn recognize(&self, links: &Links, course: &mut Course, identity: Identity) -> Result<(), Failure> {
         let received = links.shared.progress.borrow().received;
-        let known = course.publisher.replace(identity.clone());
-        if known.is_none_or(|known| identity.continues(&known, received)) {
-            return;
+        if course.publisher.as_ref().is_none_or(|known| identity.continues(known, received)) {
+            course.publisher = Some(identity);
+            return Ok(());
         }
         warn!(
             slot = %self.slot, system_identifier = %identity.system, timeline = identity.timeline,
@@ -209,11 +211,21 @@ impl Follow {
             "the publisher is another server or an older copy now: its positions count from here, and every sequence is seeded again"
         );
         let (done_send, done) = oneshot::channel();
-        if links.another_publisher.send(done_send).await.is_ok() {
-            let _ = done.await;
+        let forgotten = async {
+            links.another_publisher.send(done_send).await.ok()?;
+            done.await.ok()
+        };
+        if timeout(FORGET_TIMEOUT, forgotten).await.ok().flatten().is_none() {
+            return Err(Failure::Ended(
+                "the positions of the old publisher are still in use: nothing is confirmed to this one before they are forgotten",
+            ));
         }
         links.shared.progress.send_replace(stream::Progress::default());
         links.requests.seed();
+        // Not earlier: had the wait been cut, the next one to answer would be taken for the one that is known, and
+        // positions of the old one would be confirmed to it.
+        course.publisher = Some(identity);
+        Ok(())
     }
 
     /// Reads the slot and judges it.
@@ -226,15 +238,29 @@ impl Follow {
     }
 
     /// Another seqshadow has the slot. Our sequences are protected by polls; when it is free we go on with the stream.
-    async fn stand_by(&self, links: &mut Links, course: &mut Course, pid: i32) -> Result<Round, Failure> {
+    async fn stand_by(
+        &self,
+        links: &mut Links,
+        sql: &Connection,
+        course: &mut Course,
+        pid: i32,
+    ) -> Result<Round, Failure> {
         course.stood_by = true;
         if links.state.borrow().doing != Doing::Standby {
             info!(slot = %self.slot, pid, "another seqshadow streams from the slot; standing by until it is free");
             links.state.send_modify(|state| state.doing = Doing::Standby);
         }
-        tokio::select! {
-            () = sleep(STANDBY_LOOK) => Ok(Round::Again),
-            () = told_to(&mut links.stop) => Ok(Round::Stopped),
+        loop {
+            if links.unless_stopped(sleep(STANDBY_LOOK)).await.is_none() {
+                return Ok(Round::Stopped);
+            }
+            let Some(looked) = links.unless_stopped(self.look(sql, &links.state)).await else {
+                return Ok(Round::Stopped);
+            };
+            let is_held = matches!(looked?, Verdict::Standby { .. });
+            if !is_held || links.receipts_impossible_since.borrow().is_some() {
+                return Ok(Round::Again);
+            }
         }
     }
 
@@ -249,13 +275,13 @@ impl Follow {
                 warn!(slot = %self.slot, "the subscriber is away: the slot is left idle until it is back");
                 links.state.send_modify(|state| state.doing = Doing::Idle);
             }
-            let Some(looked) = unless_stopped(&links.stop, self.look(sql, &links.state)).await else {
+            let Some(looked) = links.unless_stopped(self.look(sql, &links.state)).await else {
                 return Ok(Round::Stopped);
             };
             let ours = matches!(looked?, Verdict::Ours) && is_away;
             let (retained, ceiling) = (links.state.borrow().retained_bytes, *links.max_retained_wal.borrow());
             if ours && retained > ceiling {
-                self.drop_slot(sql).await?;
+                links.shared.alive.through(self.drop_slot(sql)).await?;
                 course.gave_up_slot(links);
                 warn!(
                     slot = %self.slot, retained_bytes = retained, max_retained_wal = ceiling,
@@ -280,7 +306,7 @@ impl Follow {
         course: &mut Course,
         why: &str,
     ) -> Result<(), Failure> {
-        self.drop_slot(sql).await?;
+        links.shared.alive.through(self.drop_slot(sql)).await?;
         course.gave_up_slot(links);
         warn!(slot = %self.slot, %why, "the slot was lost: it is created again and every sequence is seeded again");
         Ok(())
@@ -331,7 +357,7 @@ impl Follow {
             }));
         }
         let opening = ReplicationConnection::open(&self.conninfo);
-        let Some(connection) = unless_stopped(&links.stop, opening).await else {
+        let Some(connection) = links.unless_stopped(opening).await else {
             return Ok(Round::Stopped);
         };
         let mut connection = connection?;
@@ -356,11 +382,11 @@ impl Follow {
                     }
                     () = sleep_until(next_report) => {
                         next_report += CREATION_REPORT;
-                        self.report_creation(sql, pid, begun).await;
+                        links.shared.alive.through(self.report_creation(sql, pid, begun)).await;
                     }
                     () = sleep_until(next_look) => {
                         // A slot in the making holds back WAL like any other.
-                        let _ = self.look(sql, &links.state).await?;
+                        let _ = links.shared.alive.through(self.look(sql, &links.state)).await?;
                         next_look = Instant::now() + LOOK_INTERVAL;
                         if links.state.borrow().retained_bytes > *links.max_retained_wal.borrow() {
                             cancel(sql, pid).await;
@@ -415,14 +441,20 @@ impl Follow {
         let options =
             StreamOptions::for_server(connection.version(), self.streaming, self.publications.clone());
         let tap = Tap::new(options.version, options.streaming);
-        let synchronous = synchronous(sql).await?;
+        let synchronous = links.shared.alive.through(synchronous(sql)).await?;
         if synchronous.is_some() {
             complain_about_synchronous(&self.slot);
         }
         let timing = Timing { synchronous, ..self.timing };
         let mut connection = connection;
-        self.recognize(links, course, connection.identify().await?).await;
-        let Some(started) = unless_stopped(&links.stop, connection.start(&self.slot, &options)).await else {
+        let Some(identity) = links.unless_stopped(connection.identify()).await else {
+            return Ok(Round::Stopped);
+        };
+        let Some(recognized) = links.unless_stopped(self.recognize(links, course, identity?)).await else {
+            return Ok(Round::Stopped);
+        };
+        recognized?;
+        let Some(started) = links.unless_stopped(connection.start(&self.slot, &options)).await else {
             return Ok(Round::Stopped);
         };
         let (socket, received) = started?;
@@ -455,8 +487,9 @@ impl Follow {
             (End::Asked, Why::Stop) => Ok(Round::Stopped),
             (End::Asked, Why::Drop { retained }) => {
                 // The connection that watched may be the one that failed.
-                let sql = sql::connect(&self.conninfo, "publisher").await?;
-                self.drop_slot(&sql).await?;
+                let alive = &links.shared.alive;
+                let sql = alive.through(sql::connect(&self.conninfo, "publisher")).await?;
+                alive.through(self.drop_slot(&sql)).await?;
                 course.gave_up_slot(links);
                 warn!(
                     slot = %self.slot, retained_bytes = retained,
@@ -494,6 +527,17 @@ impl Follow {
     }
 }
 
+impl Links {
+    /// The outcome of `work`, which has a time limit, or `None` when told to stop before it is done.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            done = self.shared.alive.through(work) => Some(done),
+            () = told_to(&mut stop) => None,
+        }
+    }
+}
+
 impl Course {
     /// The slot is gone, or about to be: the next one begins later, so a new seed is owed. It is asked for when that slot
     /// is made, and counted there.
@@ -512,13 +556,4 @@ pub(super) async fn told_to(stop: &mut watch::Receiver<bool>) {
 async fn cancel(sql: &Connection, pid: i32) {
     let cancelled = async { sql.client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await };
     let _ = timeout(Duration::from_secs(1), cancelled).await;
-}
-
-/// The outcome of `work`, or `None` when told to stop before it is done.
-async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
-    let mut stop = stop.clone();
-    tokio::select! {
-        done = work => Some(done),
-        () = told_to(&mut stop) => None,
-    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use proto_tests::fault_proxy::{Direction, FaultProxy};
 use proto_tests::pair::Pair;
 use proto_tests::shadow::{ShadowCommand, Signal};
 
@@ -21,6 +22,11 @@ impl Manager {
         let socket = UnixDatagram::bind(path).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         Manager { socket }
+    }
+
+    /// Drops what was said so far.
+    fn forget(&self) {
+        while self.socket.recv(&mut [0; 4096]).is_ok() {}
     }
 
     /// Waits for a line of a message; others are passed over.
@@ -72,6 +78,35 @@ async fn readiness_watchdog_reload_and_stop_are_told() {
     shadow.signal(Signal::TERM);
     assert!(manager.wait_for("STOPPING=1"));
     assert!(shadow.wait_exit(PATIENCE).unwrap().success());
+}
+
+/// The watchdog's patience is shorter than one attempt to connect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_for_a_publisher_that_hangs_is_a_sign_of_life() {
+    let pair = Pair::new(15, 15).await.unwrap();
+    pair.on_both("CREATE TABLE t (id serial PRIMARY KEY)").await.unwrap();
+    pair.grant(&["public"]).await.unwrap();
+    pair.replicate_all().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = Manager::listen(&path);
+    let proxy = FaultProxy::start(pair.publisher.port()).await.unwrap();
+    let shadow = ShadowCommand::new(["--slot", "told", "--connect-timeout", "5min"])
+        .arg("--publisher")
+        .arg(proxy.conninfo(&pair.shadow_publisher_conninfo()))
+        .arg("--subscriber")
+        .arg(pair.shadow_subscriber_conninfo())
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "5000000")
+        .spawn()
+        .unwrap();
+    shadow.wait_for_line("streaming slot=", PATIENCE).unwrap();
+    proxy.stall(Direction::ToClient, true);
+    proxy.cut();
+    shadow.wait_for_line("the stream is interrupted", PATIENCE).unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    manager.forget();
+    assert!(manager.wait_for("WATCHDOG=1"), "{:?}", shadow.stderr_lines());
 }
 
 /// With the account and the program swapped for ones that any machine has.

@@ -164,3 +164,20 @@ async fn another_seqshadow_is_waited_for_and_relieved() -> Result<()> {
     }
     Ok(())
 }
+
+/// Looking every second whether the slot is free must not cost a connection each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standing_by_takes_one_connection() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let _first = rig.start(&[])?;
+    let second = rig.spawn(&[])?;
+    second.wait_for_line("standing by until it is free", PATIENCE)?;
+    second.wait_for_line("the sequences are protected", PATIENCE)?;
+    let publisher = rig.pair.on_publisher().await?;
+    let sessions = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()";
+    let before: i64 = publisher.query_one(sessions, &[]).await?.get(0);
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    let after: i64 = publisher.query_one(sessions, &[]).await?.get(0);
+    assert!(after - before < 5, "{} sessions in ten seconds", after - before);
+    Ok(())
+}
