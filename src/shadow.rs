@@ -39,6 +39,9 @@ use crate::tracking::Tracking;
 const DEAD_AFTER_INTERVALS: u32 = 6;
 const DEAD_AFTER_MIN: Duration = Duration::from_secs(5);
 
+/// How long a server may take for each answer before anything is started.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Why a shadow cannot start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ShadowError {
@@ -249,10 +252,11 @@ async fn prepare(settings: &Settings, environment: &Environment) -> Result<Prepa
     let subscriber = sql::connect(&subscriber_conninfo, "subscriber")
         .await
         .map_err(|source| ShadowError::Sql { side: "subscriber", source })?;
-    let on_subscriber =
-        |source: tokio_postgres::Error| ShadowError::Sql { side: "subscriber", source: source.into() };
-    let found = subscription::load(&subscriber.client).await.map_err(on_subscriber)?;
-    let subscriptions = subscription::slots(&subscriber.client).await.map_err(on_subscriber)?;
+    let on_subscriber = |source| ShadowError::Sql { side: "subscriber", source };
+    let found = subscription::load(&subscriber.client);
+    let found = sql::within(START_TIMEOUT, found).await.map_err(on_subscriber)?;
+    let subscriptions = subscription::slots(&subscriber.client);
+    let subscriptions = sql::within(START_TIMEOUT, subscriptions).await.map_err(on_subscriber)?;
     let subscription_slots = found.iter().filter_map(|s| s.slot.clone()).collect();
     let chosen = choose(settings, &found)?;
     let publications = match (settings.publications.is_empty(), &chosen) {
@@ -273,7 +277,8 @@ async fn prepare(settings: &Settings, environment: &Environment) -> Result<Prepa
         Some(text) => Some(text.clone()),
         None => match &chosen {
             Some(chosen) => {
-                subscription::conninfo(&subscriber.client, &chosen.name).await.map(ConninfoText::new)
+                let asked = subscription::conninfo(&subscriber.client, &chosen.name);
+                timeout(START_TIMEOUT, asked).await.ok().flatten().map(ConninfoText::new)
             }
             None => None,
         },
@@ -349,8 +354,8 @@ async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result
     let wrong = |source| ShadowError::Sql { side: "publisher", source };
     let publisher = sql::connect(conninfo, "publisher").await.map_err(wrong)?;
     // What they publish is the poller's business: it may have to wait for a locked table.
-    let found =
-        publication::load(&publisher.client, publications).await.map_err(|error| wrong(error.into()))?;
+    let found = publication::load(&publisher.client, publications);
+    let found = sql::within(START_TIMEOUT, found).await.map_err(wrong)?;
     if !found.missing.is_empty() {
         let missing = found.missing.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
         return Err(ShadowError::Setting {
@@ -358,11 +363,8 @@ async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result
             action: "create it there, or name others with --publication".to_owned(),
         });
     }
-    let row = publisher
-        .client
-        .query_one("SELECT current_setting('wal_level')", &[])
-        .await
-        .map_err(|error| wrong(error.into()))?;
+    let level = publisher.client.query_one("SELECT current_setting('wal_level')", &[]);
+    let row = sql::within(START_TIMEOUT, level).await.map_err(wrong)?;
     let level: String = row.try_get(0).map_err(|error: tokio_postgres::Error| wrong(error.into()))?;
     // 19 may raise the level by itself when the first logical slot is made.
     if level != "logical" && publisher.version < 190_000 {

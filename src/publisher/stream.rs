@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::connection::ReplicationError;
+use crate::alive::{Alive, BEAT};
 use crate::confirm::{FlushLsn, Synchronous};
 use crate::handover::Handover;
 use crate::observe::Observer;
@@ -38,6 +39,10 @@ const STUCK_AFTER: Duration = Duration::from_secs(3);
 
 /// How long the publisher has to end the stream in order.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// When the publisher was silent for so long that it counts as dead, bytes that are there already have this long to be
+/// read: we may have been busy ourselves.
+const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
@@ -73,7 +78,7 @@ pub struct Shared {
     pub flush: watch::Receiver<FlushLsn>,
     pub progress: watch::Sender<Progress>,
     /// Fed by everything that shows that this task is alive, for the service manager's watchdog.
-    pub alive: Arc<crate::alive::Alive>,
+    pub alive: Arc<Alive>,
 }
 
 /// How often to say how far we are, and when to give up on a silent publisher.
@@ -144,6 +149,7 @@ async fn read(
 ) -> End {
     let mut scanner = Scanner::new(Limits::default());
     let mut stuck = Stuck::default();
+    let mut heard = Instant::now();
     loop {
         observer.take_limits(&shared.handover);
         match consume(&mut scanner, &mut buffer, tap, observer, shared, wanted, &mut stuck) {
@@ -163,34 +169,38 @@ async fn read(
             tap.retrack(observer);
         }
         buffer.reserve(READ_BYTES);
-        if let Err(error) = read_some(socket, &mut buffer, wanted, dead_after, shared).await {
+        if let Err(error) = read_some(socket, &mut buffer, &mut heard, wanted, dead_after, shared).await {
             return End::Failed(error);
         }
     }
 }
 
-/// Reads what is there, or returns early when the catalog changed; a publisher that is silent for half of `dead_after` is asked for a sign of life.
+/// Reads what is there, or returns early when the catalog changed. A publisher of which nothing was `heard` for half of
+/// `dead_after` is asked for a sign of life.
 async fn read_some(
     socket: &mut ReadHalf<Socket>,
     buffer: &mut BytesMut,
+    heard: &mut Instant,
     wanted: &Wanted,
     dead_after: Duration,
     shared: &mut Shared,
 ) -> Result<(), ReplicationError> {
-    let begun = Instant::now();
+    let patience = BEAT.min(dead_after / 4);
     loop {
-        let silent = begun.elapsed();
-        if silent >= dead_after {
-            return Err(ReplicationError::Silent(dead_after));
-        }
+        let silent = heard.elapsed();
         if silent >= dead_after / 2 {
             wanted.ping.notify_one();
         }
+        let patience = dead_after.saturating_sub(silent).clamp(LAST_TRY, patience.max(LAST_TRY));
         tokio::select! {
-            read = timeout(dead_after / 4, socket.read_buf(buffer)) => match read {
+            read = timeout(patience, socket.read_buf(buffer)) => match read {
                 Ok(Ok(0)) => return Err(ReplicationError::Closed),
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(_)) => {
+                    *heard = Instant::now();
+                    return Ok(());
+                }
                 Ok(Err(error)) => return Err(error.into()),
+                Err(_) if heard.elapsed() >= dead_after => return Err(ReplicationError::Silent(dead_after)),
                 Err(_) => shared.alive.beat(),
             },
             // The catalog changed: have the cached relations looked up again without waiting for bytes.

@@ -34,6 +34,7 @@ mod reloaded_interval;
 mod renamed_tables;
 mod servers;
 mod service_manager;
+mod silent_publisher;
 mod slot_creation_waits;
 mod slots_that_are_not_ours;
 mod slow_tables;
