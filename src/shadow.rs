@@ -26,7 +26,7 @@ use crate::publisher::connection::SlotOptions;
 use crate::publisher::follow::{self, Follow, SlotState};
 use crate::publisher::poll::Poller;
 use crate::publisher::publication;
-use crate::publisher::reaction::Fatal;
+use crate::publisher::reaction::{Fatal, has_wal_level};
 use crate::publisher::requests::Requests;
 use crate::publisher::stream::{Progress, Shared, Timing};
 use crate::registry::Registry;
@@ -363,11 +363,11 @@ async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result
             action: "create it there, or name others with --publication".to_owned(),
         });
     }
-    let level = publisher.client.query_one("SELECT current_setting('wal_level')", &[]);
-    let row = sql::within(START_TIMEOUT, level).await.map_err(wrong)?;
-    let level: String = row.try_get(0).map_err(|error: tokio_postgres::Error| wrong(error.into()))?;
-    // 19 may raise the level by itself when the first logical slot is made.
-    if level != "logical" && publisher.version < 190_000 {
+    let settings = publisher.client.query_one("SELECT current_setting('wal_level')", &[]);
+    let row = sql::within(START_TIMEOUT, settings).await.map_err(wrong)?;
+    let unreadable = |error: tokio_postgres::Error| wrong(error.into());
+    let level: String = row.try_get(0).map_err(unreadable)?;
+    if !has_wal_level(&level, publisher.version) {
         return Err(ShadowError::Setting {
             what: format!("wal_level on the publisher {} is {level}, expected logical", publisher.peer),
             action: "on the publisher: ALTER SYSTEM SET wal_level = logical; and restart it".to_owned(),

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::connection::{Identity, ReplicationConnection, SlotOptions, StreamOptions};
-use super::reaction::{Failure, Fatal, Reaction, reaction};
+use super::publication;
+use super::reaction::{AfterLook, Facts, Failure, Fatal, Reaction, after_a_look, reaction};
 use super::requests::Requests;
 use super::slot::{self, Verdict};
 use super::stream::{self, End, Shared, Timing};
@@ -21,7 +22,7 @@ use crate::backoff::Backoff;
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Streaming, Tap};
 use crate::sql::{self, Connection, SqlError};
-use crate::types::SlotName;
+use crate::types::{SlotName, quote_identifier};
 
 /// How often the slot is looked at: its WAL, and whether somebody else's transaction pins it.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -44,6 +45,9 @@ const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 /// How long the keeper may take to forget the positions of another publisher: it may be waiting for the subscriber.
 const FORGET_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From here on a stream goes on without a publication that does not exist.
+const VERSION_SKIPS_PUBLICATIONS: u32 = 180_000;
 
 /// While the slot is being created: how often to say what it waits for.
 const CREATION_REPORT: Duration = Duration::from_secs(30);
@@ -339,6 +343,10 @@ impl Follow {
         sql: &Connection,
         course: &mut Course,
     ) -> Result<Round, Failure> {
+        let Some(ready) = links.unless_stopped(self.has_publications(sql)).await else {
+            return Ok(Round::Stopped);
+        };
+        ready?;
         if std::mem::take(&mut course.had_slot) {
             course.gave_up_slot(links);
             if self.slot_options.temporary {
@@ -407,6 +415,24 @@ impl Follow {
         // Ids from before the slot's consistent point never come in the stream.
         links.requests.seed();
         self.stream(links, sql, connection, course).await
+    }
+
+    /// Up to 17 a slot never sees a publication that is made after it, and its stream fails.
+    async fn has_publications(&self, sql: &Connection) -> Result<(), Failure> {
+        if sql.version >= VERSION_SKIPS_PUBLICATIONS {
+            return Ok(());
+        }
+        let found = publication::load(&sql.client, &self.publications);
+        let missing = sql::within(LOOK_TIMEOUT, found).await?.missing;
+        let Some(first) = missing.first() else { return Ok(()) };
+        Err(Failure::Fatal(Fatal::Setting {
+            what: format!(
+                "the slot {} is not created before its publications, and these do not exist on the publisher: {}",
+                self.slot,
+                missing.join(", ")
+            ),
+            action: format!("create them there: CREATE PUBLICATION {} FOR …;", quote_identifier(first)),
+        }))
     }
 
     async fn report_creation(&self, sql: &Connection, pid: i32, begun: Instant) {
@@ -507,23 +533,46 @@ impl Follow {
 
     /// The one table of what to do about errors.
     async fn react(&self, failure: &Failure, links: &mut Links, course: &mut Course) -> Result<(), Fatal> {
-        match reaction(failure, self.conninfo.user()) {
-            Reaction::Retry => Ok(()),
-            Reaction::Stop(fatal) => Err(fatal),
-            Reaction::Recreate(why) => {
-                let dropped = async {
-                    let sql = sql::connect(&self.conninfo, "publisher").await?;
-                    if matches!(self.look(&sql, &links.state).await?, Verdict::Ours | Verdict::Lost { .. }) {
-                        self.drop_lost(&sql, links, course, &why).await?;
-                    }
-                    Ok::<(), Failure>(())
-                };
-                if let Err(failure) = dropped.await {
+        let unfit = match reaction(failure, self.conninfo.user()) {
+            Reaction::Retry => return Ok(()),
+            Reaction::Stop(fatal) => return Err(fatal),
+            Reaction::LookAgain(unfit) => unfit,
+        };
+        let alive = links.shared.alive.clone();
+        let (sql, facts) = match alive.through(self.look_again(&links.state)).await {
+            Ok(found) => found,
+            Err(failure) => {
+                debug!(error = %failure, "the publisher cannot be looked at now; the next round does");
+                return Ok(());
+            }
+        };
+        match after_a_look(unfit, failure.to_string(), &facts) {
+            AfterLook::Retry => {}
+            AfterLook::Stop(fatal) => return Err(fatal),
+            AfterLook::Recreate => {
+                if let Err(failure) = self.drop_lost(&sql, links, course, &failure.to_string()).await {
                     debug!(error = %failure, "the slot could not be dropped now; it is looked at again");
                 }
-                Ok(())
             }
         }
+        Ok(())
+    }
+
+    /// What the publisher's refusal may have to do with.
+    async fn look_again(&self, state: &watch::Sender<SlotState>) -> Result<(Connection, Facts), Failure> {
+        let sql = sql::connect(&self.conninfo, "publisher").await?;
+        let verdict = self.look(&sql, state).await?;
+        let settings = "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int4,
+                               pg_is_in_recovery()";
+        let row = sql::within(LOOK_TIMEOUT, sql.client.query_one(settings, &[])).await?;
+        let facts = Facts {
+            verdict,
+            version: sql.version,
+            wal_level: row.try_get(0)?,
+            replication_slots_max: row.try_get(1)?,
+            in_recovery: row.try_get(2)?,
+        };
+        Ok((sql, facts))
     }
 }
 

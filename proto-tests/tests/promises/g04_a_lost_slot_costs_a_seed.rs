@@ -4,10 +4,12 @@
 //! Tries to break: ids that are committed while there is no slot at all, so that no stream will ever show them.
 
 use anyhow::Result;
+use proto_tests::fake_publisher::{FakePublisherOptions, Step};
 use proto_tests::fault_proxy::FaultProxy;
 use proto_tests::pair::{DATABASE, PairOptions};
 use proto_tests::rig::{PATIENCE, Rig, SLOT, insert, wait_for};
 use proto_tests::shadow::Shadow;
+use proto_tests::split::{Replication, Split};
 use proto_tests::sql::{Probe, connect, wait_until};
 
 const SUMMARY: &str = "--summary-interval=1s";
@@ -87,6 +89,48 @@ async fn an_invalidated_slot_is_made_again() -> Result<()> {
         let good = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'ours' AND active AND wal_status <> 'lost')";
         wait_for(&rig.pair.publisher_conninfo(), "the slot is well", good).await?;
     }
+    Ok(())
+}
+
+/// Up to 17 a slot never sees a publication that was made after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_is_dropped_and_made_again_is_followed() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let shadow = rig.start(&[])?;
+    let publisher = rig.pair.on_publisher().await?;
+    publisher.batch_execute("DROP PUBLICATION pub").await?;
+    // The stream hears of it with the next row, and the sequence is followed all the same.
+    let id = insert(&publisher, 1000).await?;
+    rig.wait_past(id).await?;
+    let line = shadow.wait_for_line("is not created before its publications", PATIENCE)?;
+    assert!(line.contains("CREATE PUBLICATION pub"), "{line}");
+    let gone = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'ours')";
+    wait_for(&rig.pair.publisher_conninfo(), "no slot that holds WAL back", gone).await?;
+    publisher.batch_execute("CREATE PUBLICATION pub FOR ALL TABLES").await?;
+    shadow.wait_for_line("recovered: the stream goes on", PATIENCE)?;
+    let id = insert(&publisher, 10_000).await?;
+    rig.wait_past(id).await?;
+    rig.wait_confirmed(rig.pair.publisher_lsn().await?).await
+}
+
+/// What a publisher says depends on its `lc_messages`; what it means does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_speaks_german_is_understood() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let publisher = rig.pair.on_publisher().await?;
+    publisher.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&SLOT]).await?;
+    let fake = FakePublisherOptions::default()
+        .on_stream(|stream, _| match stream {
+            0 => vec![Step::Error { code: "42704", message: "Publikation »pub« existiert nicht" }],
+            _ => vec![Step::Hold],
+        })
+        .start()
+        .await?;
+    let split = Split::start(rig.pair.publisher.port(), Replication::To(fake.port())).await?;
+    let address = format!("--publisher={}", split.conninfo(&rig.pair.shadow_publisher_conninfo()));
+    let shadow = rig.start(&[&address])?;
+    shadow.wait_for_line("the slot was lost", PATIENCE)?;
+    shadow.wait_for_line("recovered: the stream goes on", PATIENCE)?;
     Ok(())
 }
 
