@@ -39,6 +39,9 @@ use crate::tracking::Tracking;
 const DEAD_AFTER_INTERVALS: u32 = 6;
 const DEAD_AFTER_MIN: Duration = Duration::from_secs(5);
 
+/// From here on a standby can have logical replication slots.
+const VERSION_DECODES_ON_STANDBY: u32 = 160_000;
+
 /// How long a server may take for each answer before anything is started.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -363,10 +366,23 @@ async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result
             action: "create it there, or name others with --publication".to_owned(),
         });
     }
-    let settings = publisher.client.query_one("SELECT current_setting('wal_level')", &[]);
+    let settings =
+        publisher.client.query_one("SELECT current_setting('wal_level'), pg_is_in_recovery()", &[]);
     let row = sql::within(START_TIMEOUT, settings).await.map_err(wrong)?;
     let unreadable = |error: tokio_postgres::Error| wrong(error.into());
     let level: String = row.try_get(0).map_err(unreadable)?;
+    if row.try_get(1).map_err(unreadable)? && publisher.version < VERSION_DECODES_ON_STANDBY {
+        return Err(ShadowError::Setting {
+            what: format!(
+                "the publisher {} is a standby of PostgreSQL {}, which has no logical replication slots before 16",
+                publisher.peer,
+                publisher.version / 10_000
+            ),
+            action:
+                "name its primary in --publisher (of several hosts, target_session_attrs=read-write finds it)"
+                    .to_owned(),
+        });
+    }
     if !has_wal_level(&level, publisher.version) {
         return Err(ShadowError::Setting {
             what: format!("wal_level on the publisher {} is {level}, expected logical", publisher.peer),

@@ -436,6 +436,16 @@ impl Follow {
     }
 
     async fn report_creation(&self, sql: &Connection, pid: i32, begun: Instant) {
+        let asked = timeout(LOOK_TIMEOUT, sql.client.query_one("SELECT pg_is_in_recovery()", &[])).await;
+        if asked.ok().and_then(Result::ok).and_then(|row| row.try_get(0).ok()).unwrap_or(false) {
+            warn!(
+                slot = %self.slot, waiting = ?begun.elapsed(),
+                "the publisher is a standby: the slot is created when the primary logs which transactions run, and \
+                 those that write have ended; on the primary: SELECT pg_log_standby_snapshot(); the sequences are \
+                 kept ahead by polling meanwhile"
+            );
+            return;
+        }
         // Who waits for whom is public; what the others do is shown to few roles.
         let blocking = "SELECT b.pid, a.datname::text, a.usename::text
                           FROM unnest(pg_blocking_pids($1)) AS b(pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid
