@@ -18,6 +18,7 @@ use super::requests::Requests;
 use super::slot::{self, Verdict};
 use super::stream::{self, End, Shared, Timing};
 use super::watch::{Why, complain_about_synchronous, synchronous, watch_over};
+use crate::alive::BEAT;
 use crate::backoff::Backoff;
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Streaming, Tap};
@@ -407,6 +408,7 @@ impl Follow {
                         cancel(sql, pid).await;
                         return Ok(Round::Stopped);
                     }
+                    () = sleep(BEAT) => {}
                 }
                 links.shared.alive.beat();
             }
@@ -615,4 +617,86 @@ pub(super) async fn told_to(stop: &mut watch::Receiver<bool>) {
 async fn cancel(sql: &Connection, pid: i32) {
     let cancelled = async { sql.client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await };
     let _ = timeout(Duration::from_secs(1), cancelled).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alive::Alive;
+    use crate::confirm::FlushLsn;
+    use crate::conninfo::Environment;
+    use crate::handover::Handover;
+    use crate::tracking::Tracking;
+    use crate::types::Lsn;
+
+    fn follow() -> Follow {
+        Follow {
+            conninfo: Conninfo::parse("host=nowhere.invalid user=u", &Environment::default()).unwrap(),
+            slot: "ours".parse().unwrap(),
+            publications: Vec::new(),
+            subscriptions: watch::channel(Vec::new()).1,
+            slot_options: SlotOptions::default(),
+            create_slot: true,
+            streaming: Streaming::On,
+            timing: Timing {
+                status_interval: Duration::from_secs(1),
+                dead_after: Duration::from_secs(6),
+                synchronous: None,
+            },
+        }
+    }
+
+    fn links(another_publisher: mpsc::Sender<oneshot::Sender<()>>, progress: stream::Progress) -> Links {
+        Links {
+            shared: Shared {
+                handover: Arc::new(Handover::default()),
+                tracking: watch::channel(Arc::new(Tracking::default())).1,
+                flush: watch::channel(FlushLsn::default()).1,
+                progress: watch::channel(progress).0,
+                alive: Arc::new(Alive::default()),
+            },
+            requests: Arc::new(Requests::default()),
+            receipts_impossible_since: watch::channel(None).1,
+            max_retained_wal: watch::channel(0).1,
+            give_up: mpsc::channel(1).0,
+            another_publisher,
+            stop: watch::channel(false).1,
+            state: watch::channel(SlotState::default()).0,
+        }
+    }
+
+    /// Until the keeper has forgotten the positions of the old publisher, the new one must be taken for another each
+    /// time.
+    #[tokio::test]
+    async fn another_publisher_is_known_only_when_the_positions_of_the_old_one_are_forgotten() {
+        let identity = |system: &str| Identity { system: system.to_owned(), timeline: 1, wal_end: Lsn(900) };
+        let mut course = Course { publisher: Some(identity("old")), ..Course::default() };
+        let progress = stream::Progress { received: Lsn(500), ..stream::Progress::default() };
+        let (sender, mut keeper) = mpsc::channel::<oneshot::Sender<()>>(1);
+        let (follow, links) = (follow(), links(sender, progress));
+
+        let refuses = async { drop(keeper.recv().await) };
+        let (recognized, ()) = tokio::join!(follow.recognize(&links, &mut course, identity("new")), refuses);
+        assert!(recognized.is_err());
+        assert_eq!(course.publisher, Some(identity("old")));
+        assert_eq!(*links.shared.progress.borrow(), progress);
+
+        let waits =
+            timeout(Duration::from_millis(100), follow.recognize(&links, &mut course, identity("new")));
+        assert!(waits.await.is_err());
+        assert_eq!(course.publisher, Some(identity("old")));
+
+        let answers = async {
+            // The wait that was cut asked too.
+            while let Some(done) = keeper.recv().await {
+                if done.send(()).is_ok() {
+                    break;
+                }
+            }
+        };
+        let (recognized, ()) = tokio::join!(follow.recognize(&links, &mut course, identity("new")), answers);
+        recognized.unwrap();
+        assert_eq!(course.publisher, Some(identity("new")));
+        assert_eq!(links.shared.progress.borrow().received, Lsn::ZERO);
+    }
 }
