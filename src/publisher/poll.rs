@@ -158,39 +158,39 @@ impl Poller {
             wanted = loop {
                 pace.set_interval(*self.poll_interval.borrow_and_update());
                 break tokio::select! {
-                () = sleep_until(pace.next()) => {
-                    let full = pace.poll(Instant::now());
-                    if full || look.incomplete {
-                        self.compare(&mut look, &catalog).await?;
+                    () = sleep_until(pace.next()) => {
+                        let full = pace.poll(Instant::now());
+                        if full || look.incomplete {
+                            self.compare(&mut look, &catalog).await?;
+                        }
+                        if full { Wanted::AllValues } else { Wanted::BlindValues }
                     }
-                    if full { Wanted::AllValues } else { Wanted::BlindValues }
-                }
-                () = self.reports.closed() => return Ok(Ended),
-                // With the new interval the next poll may be due at once.
-                changed = self.poll_interval.changed() => {
-                    if changed.is_err() {
-                        return Ok(Ended);
+                    () = self.reports.closed() => return Ok(Ended),
+                    // With the new interval the next poll may be due at once.
+                    changed = self.poll_interval.changed() => {
+                        if changed.is_err() {
+                            return Ok(Ended);
+                        }
+                        continue;
                     }
-                    continue;
-                }
-                asked = self.requests.next() => match asked {
-                    Asked::Sequences(oids) => Wanted::Some(oids),
-                    Asked::Seed => {
+                    asked = self.requests.next() => match asked {
+                        Asked::Sequences(oids) => Wanted::Some(oids),
+                        Asked::Seed => {
+                            pace.polled_everything(Instant::now());
+                            self.compare(&mut look, &catalog).await?;
+                            Wanted::Everything
+                        }
+                    },
+                    changed = self.subscriber.changed() => {
+                        if changed.is_err() {
+                            return Ok(Ended);
+                        }
+                        catalog = self.subscriber.borrow_and_update().clone();
                         pace.polled_everything(Instant::now());
+                        self.requests.answer_all();
                         self.compare(&mut look, &catalog).await?;
                         Wanted::Everything
                     }
-                },
-                changed = self.subscriber.changed() => {
-                    if changed.is_err() {
-                        return Ok(Ended);
-                    }
-                    catalog = self.subscriber.borrow_and_update().clone();
-                    pace.polled_everything(Instant::now());
-                    self.requests.answer_all();
-                    self.compare(&mut look, &catalog).await?;
-                    Wanted::Everything
-                }
                 };
             };
         }

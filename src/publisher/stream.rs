@@ -149,7 +149,7 @@ async fn read(
 ) -> End {
     let mut scanner = Scanner::new(Limits::default());
     let mut stuck = Stuck::default();
-    let mut heard = Instant::now();
+    let mut silence = Silence::default();
     loop {
         observer.take_limits(&shared.handover);
         match consume(&mut scanner, &mut buffer, tap, observer, shared, wanted, &mut stuck) {
@@ -169,38 +169,61 @@ async fn read(
             tap.retrack(observer);
         }
         buffer.reserve(READ_BYTES);
-        if let Err(error) = read_some(socket, &mut buffer, &mut heard, wanted, dead_after, shared).await {
+        if let Err(error) = read_some(socket, &mut buffer, &mut silence, wanted, dead_after, shared).await {
             return End::Failed(error);
         }
     }
 }
 
-/// Reads what is there, or returns early when the catalog changed. A publisher of which nothing was `heard` for half of
-/// `dead_after` is asked for a sign of life.
+/// For how long the publisher has said nothing.
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    /// How many quarters of the time after which it is dead it has kept.
+    quarters: u128,
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Silence { since: Instant::now(), quarters: 0 }
+    }
+}
+
+impl Silence {
+    /// Whether to ask for a sign of life: when half of `dead_after` is over, and once more.
+    fn is_to_be_broken(&mut self, dead_after: Duration) -> bool {
+        let before = self.quarters;
+        self.quarters = self.since.elapsed().as_nanos() / (dead_after / 4).as_nanos().max(1);
+        self.quarters >= 2 && self.quarters > before
+    }
+}
+
+/// Reads what is there, or returns early when the catalog changed. A publisher that is silent for half of `dead_after`
+/// is asked for a sign of life.
 async fn read_some(
     socket: &mut ReadHalf<Socket>,
     buffer: &mut BytesMut,
-    heard: &mut Instant,
+    silence: &mut Silence,
     wanted: &Wanted,
     dead_after: Duration,
     shared: &mut Shared,
 ) -> Result<(), ReplicationError> {
-    let patience = BEAT.min(dead_after / 4);
     loop {
-        let silent = heard.elapsed();
-        if silent >= dead_after / 2 {
+        if silence.is_to_be_broken(dead_after) {
             wanted.ping.notify_one();
         }
-        let patience = dead_after.saturating_sub(silent).clamp(LAST_TRY, patience.max(LAST_TRY));
+        let left = dead_after.saturating_sub(silence.since.elapsed());
         tokio::select! {
-            read = timeout(patience, socket.read_buf(buffer)) => match read {
+            read = timeout(left.clamp(LAST_TRY, BEAT), socket.read_buf(buffer)) => match read {
                 Ok(Ok(0)) => return Err(ReplicationError::Closed),
                 Ok(Ok(_)) => {
-                    *heard = Instant::now();
+                    *silence = Silence::default();
                     return Ok(());
                 }
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) if heard.elapsed() >= dead_after => return Err(ReplicationError::Silent(dead_after)),
+                Err(_) if silence.since.elapsed() >= dead_after => {
+                    return Err(ReplicationError::Silent(dead_after));
+                }
                 Err(_) => shared.alive.beat(),
             },
             // The catalog changed: have the cached relations looked up again without waiting for bytes.
