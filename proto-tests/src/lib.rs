@@ -1,11 +1,16 @@
 //! The harness of the tests against real servers.
 //!
-//! In the order of a test: [`majors`] finds the servers, [`pair`] starts a publisher and a subscriber with
-//! [`publication`]s between them, [`zoo`] fills them with every kind of sequence we know, [`load`] draws ids and
-//! keeps a [`journal`] of each, [`shadow`] runs the program under test ([`sidecar`] beside a pair, [`rig`] in the
-//! smallest setting), [`watcher`] and [`oracle`] judge what became of
-//! the sequences. [`mod@capture`]s are streams of real publishers, [`encode`] makes others, [`record`] collects what a
-//! sink is told. [`fake_publisher`], [`fault_proxy`] and [`split`] stand in for servers and networks that misbehave.
+//! In the order of a test:
+//!
+//! 1. [`majors`] finds the programs of a server, [`pair`] starts a publisher and a subscriber from them and connects
+//!    them by [`publication`]s.
+//! 2. [`zoo`] fills them with every kind of sequence we know; [`load`] draws ids and keeps a [`journal`] of each.
+//! 3. [`sidecar`] sets the program under test beside a pair; [`shadow`] is its process. [`rig`] is the smallest setting
+//!    of all: one table, one sequence.
+//! 4. [`sql`] waits, [`sequence`] asks one sequence where it is; [`watcher`] and [`oracle`] judge what became of all.
+//!
+//! [`fake_publisher`], [`fault_proxy`] and [`split`] stand in for servers and networks that misbehave.
+//! [`mod@capture`]s are streams of real publishers, [`encode`] makes others, [`record`] collects what a sink is told.
 
 pub mod binary;
 pub mod capture;
@@ -20,6 +25,7 @@ pub mod pair;
 pub mod publication;
 pub mod record;
 pub mod rig;
+pub mod sequence;
 pub mod shadow;
 pub mod sidecar;
 pub mod split;

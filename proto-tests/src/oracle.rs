@@ -4,8 +4,10 @@
 //! subscriber, some times for each sequence, and holds the answers against everything that was ever given out.
 
 use crate::journal::Journal;
+use crate::sequence::next_of;
 use crate::zoo::{Sequence, Zoo};
 use anyhow::Result;
+use seqshadow::plan::State;
 use seqshadow::types::{Lsn, quote_literal};
 use std::collections::HashSet;
 use std::fmt;
@@ -80,17 +82,12 @@ pub async fn behind(
             Some(lsn) => journal.furthest_committed(index, sequence, lsn),
             None => journal.furthest(index, sequence),
         };
-        let next = next_value(sequence, row.get(1), row.get(2));
+        let next = next_of(State { last_value: row.get(1), is_called: row.get(2) }, sequence.increment);
         if let Some(furthest) = furthest.filter(|furthest| !sequence.further(next, *furthest)) {
             faults.push(Fault::of(sequence, Wrong::Behind { next, furthest }));
         }
     }
     Ok(faults)
-}
-
-/// What `nextval` would give for this state (bounds aside).
-pub(crate) fn next_value(sequence: &Sequence, last_value: i64, is_called: bool) -> i64 {
-    if is_called { last_value.saturating_add(sequence.increment) } else { last_value }
 }
 
 /// Draws `draws` values from each sequence of the subscriber, outside of any transaction, and judges them against the

@@ -3,19 +3,16 @@
 
 use crate::majors::installation;
 use crate::publication::{Publication, Subscription};
-use crate::sql::{Probe, connect, wait_until};
+use crate::sql::{PATIENCE, Probe, connect, wait_until};
 use anyhow::{Context as _, Result};
 use seqshadow::demo::servers::{Cluster, ClusterOptions};
 use seqshadow::types::{Lsn, quote_identifier};
-use std::time::Duration;
 use tokio_postgres::Client;
 
 /// The database on both sides.
 pub const DATABASE: &str = "shop";
 /// The role that seqshadow uses: on the publisher it may replicate, on the subscriber it owns nothing.
 pub const SHADOW_ROLE: &str = "shadow";
-/// How long initial copies and catching up may take on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Two servers. The subscriber is dropped first, so that its workers do not complain about the publisher's end.
 #[derive(Debug)]
@@ -159,6 +156,16 @@ impl Pair {
         self.on_subscriber().await?.batch_execute(&sql).await.with_context(|| sql)
     }
 
+    /// Runs `ddl` on both sides, gives [`SHADOW_ROLE`] its rights in schema `public`, and replicates everything.
+    ///
+    /// # Errors
+    /// When a server refuses or the copies do not end.
+    pub async fn replicate(&self, ddl: &str) -> Result<()> {
+        self.on_both(ddl).await?;
+        self.grant(&["public"]).await?;
+        self.replicate_all().await
+    }
+
     /// Publishes and subscribes everything, as `pub` and `sub`, and waits for the initial copies.
     ///
     /// # Errors
@@ -247,4 +254,14 @@ async fn nudge(publisher: &Client) -> Result<()> {
 pub async fn lsn(client: &Client, sql: &str) -> Result<Lsn> {
     let text: String = client.query_one(sql, &[]).await?.get(0);
     Ok(text.parse()?)
+}
+
+/// The position that a slot has confirmed; `None` without such a slot, or while it is being made.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn confirmed(publisher: &Client, slot: &str) -> Result<Option<Lsn>> {
+    let sql = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
+    let Some(row) = publisher.query_opt(sql, &[&slot]).await? else { return Ok(None) };
+    Ok(row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()))
 }

@@ -1,6 +1,7 @@
 //! The program under test as a process: started, listened to, signalled, and never left behind.
 
 use crate::binary::binary;
+use crate::sql::PATIENCE;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, kill_process};
 use std::ffi::OsString;
@@ -88,6 +89,17 @@ impl ShadowCommand {
             child.stderr.take().map(|pipe| stderr.follow(pipe)),
         ];
         Ok(Shadow { child, stdout, stderr, readers: readers.into_iter().flatten().collect() })
+    }
+
+    /// Starts it and waits until it says that it protects the sequences and streams.
+    ///
+    /// # Errors
+    /// When it does neither within [`PATIENCE`].
+    pub fn start(&self) -> Result<Shadow> {
+        let shadow = self.spawn()?;
+        shadow.wait_for_line("the sequences are protected", PATIENCE)?;
+        shadow.wait_for_line("streaming slot=", PATIENCE)?;
+        Ok(shadow)
     }
 
     /// Starts it and waits for its end: for the verbs that print a result.

@@ -1,8 +1,11 @@
-//! Connections for tests, and waiting for a server to reach a state.
+//! Connections for tests, waiting for a server to reach a state, and how long things take.
 
 use anyhow::{Context as _, Result, bail};
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
+
+/// How long anything that must happen may take: generous, for a slow machine that runs many tests at once.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A connection whose background task ends with it.
 ///
@@ -38,6 +41,29 @@ where
             Probe::NotYet(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
+}
+
+/// Waits until `SELECT …` (a boolean) is true on this server.
+///
+/// # Errors
+/// When it is not within [`PATIENCE`].
+pub async fn wait_for(conninfo: &str, what: &str, sql: &str) -> Result<()> {
+    let client = connect(conninfo).await?;
+    wait_until(what, PATIENCE, async || {
+        let row = client.query_one(sql, &[]).await?;
+        Ok(Probe::when(row.get::<_, Option<bool>>(0).unwrap_or(false), || "false".to_owned()))
+    })
+    .await
+}
+
+/// What `work` gives, and how long it takes.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<(T, Duration)> {
+    let begun = Instant::now();
+    let done = work.await?;
+    Ok((done, begun.elapsed()))
 }
 
 /// What a probe of [`wait_until`] found.

@@ -1,9 +1,10 @@
 //! Watches the subscriber's sequences while something else moves them: none may ever step back.
 
-use crate::oracle::next_value;
+use crate::sequence::next_of;
 use crate::sql::connect;
 use crate::zoo::Zoo;
 use anyhow::Result;
+use seqshadow::plan::State;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -84,7 +85,8 @@ async fn watch(conninfo: String, zoo: Zoo, stop: Arc<AtomicBool>) -> Result<Watc
         for row in rows {
             let index = usize::try_from(row.get::<_, i32>(0))?;
             let sequence = &zoo.sequences[index];
-            let to = next_value(sequence, row.get(1), row.get(2));
+            let state = State { last_value: row.get(1), is_called: row.get(2) };
+            let to = next_of(state, sequence.increment);
             if let Some(from) = seen[index].replace(to).filter(|from| sequence.further(*from, to)) {
                 watched.setbacks.push(Setback { sequence: sequence.name.to_string(), from, to });
             }

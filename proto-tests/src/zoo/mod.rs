@@ -5,8 +5,10 @@
 
 mod list;
 
+use crate::pair::Pair;
+use crate::sequence::state_columns;
 use anyhow::{Context as _, Result};
-use seqshadow::types::{QualifiedName, quote_literal};
+use seqshadow::types::QualifiedName;
 use tokio_postgres::Client;
 
 pub use list::all;
@@ -84,6 +86,18 @@ pub struct Zoo {
 }
 
 impl Zoo {
+    /// The whole zoo on both servers of a pair, replicated, with rights for the shadow's role.
+    ///
+    /// # Errors
+    /// When a server refuses something, or the copies do not end.
+    pub async fn replicated(pair: &Pair) -> Result<Zoo> {
+        let zoo = all();
+        zoo.create(&pair.on_publisher().await?, &pair.on_subscriber().await?).await?;
+        pair.grant(SCHEMAS).await?;
+        pair.replicate_all().await?;
+        Ok(zoo)
+    }
+
     /// Creates the zoo on both sides; the sides differ where an animal says so (lanes of interleaved sequences).
     ///
     /// # Errors
@@ -107,17 +121,12 @@ impl Zoo {
         found.unwrap_or_else(|| panic!("the zoo has no sequence {name}"))
     }
 
-    /// SQL that selects `(index int, last_value bigint, is_called bool)` of the sequences at these places. Of one that
-    /// was called `last_value` comes from the function, which locks the page: `nextval` has the value that it logs ahead
-    /// in the tuple for a moment, and a plain SELECT may see it.
+    /// SQL that selects `(index int, last_value bigint, is_called bool)` of the sequences at these places.
     #[must_use]
     pub fn states_sql(&self, indexes: impl IntoIterator<Item = usize>) -> String {
         let one = |index: usize| {
-            let name = self.sequences.get(index).map(|sequence| &sequence.name)?;
-            let quoted = quote_literal(&name.to_string());
-            Some(format!(
-                "SELECT {index}, coalesce(pg_sequence_last_value({quoted}::regclass), last_value), is_called FROM {name}"
-            ))
+            let name = self.sequences.get(index)?.name.to_string();
+            Some(format!("SELECT {index}, {} FROM {name}", state_columns(&name)))
         };
         indexes.into_iter().filter_map(one).collect::<Vec<_>>().join(" UNION ALL ")
     }

@@ -3,9 +3,8 @@
 
 use anyhow::{Context as _, Result};
 use proto_tests::majors::installation;
-use proto_tests::pair::Pair;
-use proto_tests::shadow::{Shadow, ShadowCommand};
-use proto_tests::sql::{Probe, connect, wait_until};
+use proto_tests::sequence::state_columns;
+use proto_tests::sql::connect;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use seqshadow::catalog::{self, Sequence};
@@ -21,9 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
-
-/// Generous: these tests run beside others on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One server of `major`, with a role `shadow` that may log in.
 pub async fn server(major: u32, options: ClusterOptions) -> Result<Cluster> {
@@ -79,80 +75,6 @@ impl Writer {
         let done = self.advancer.advance(self.client(), &[Step { sequence, seen, to }]).await?;
         Ok((done.outcomes[0].clone(), done.durable_at))
     }
-}
-
-/// Through the function, which locks the page: `nextval` has the value that it logs ahead in the tuple for a moment, and
-/// a plain SELECT may see it.
-fn reading(sequence: &str) -> String {
-    let name = seqshadow::types::quote_literal(sequence);
-    format!(
-        "SELECT coalesce(pg_sequence_last_value({name}::regclass), last_value), is_called FROM {sequence}"
-    )
-}
-
-/// `last_value` and `is_called`, as a superuser reads them.
-pub async fn state(client: &Client, sequence: &str) -> Result<State> {
-    let row = client.query_one(&reading(sequence), &[]).await?;
-    Ok(State { last_value: row.get(0), is_called: row.get(1) })
-}
-
-/// Waits until the sequence's `last_value` fulfils `condition`.
-pub async fn wait_for_value(
-    client: &Client,
-    sequence: &str,
-    what: &str,
-    condition: impl Fn(i64) -> bool,
-) -> Result<i64> {
-    let mut found = 0;
-    wait_until(&format!("{sequence} {what}"), PATIENCE, async || {
-        found = state(client, sequence).await?.last_value;
-        Ok(Probe::when(condition(found), || found.to_string()))
-    })
-    .await?;
-    Ok(found)
-}
-
-/// Waits until the sequence is ahead of `id` by its next value.
-pub async fn wait_past(client: &Client, sequence: &str, id: i64) -> Result<i64> {
-    wait_for_value(client, sequence, &format!("past {id}"), |last| last >= id).await
-}
-
-/// The program, as the role with few rights, looking often.
-pub fn command(pair: &Pair, slot: &str) -> ShadowCommand {
-    plain_command(pair, slot).args_pairs(&[
-        ("--verify-interval", "200ms"),
-        ("--poll-interval", "1s"),
-        ("--refresh-interval", "1s"),
-    ])
-}
-
-/// The program with its own defaults.
-pub fn plain_command(pair: &Pair, slot: &str) -> ShadowCommand {
-    ShadowCommand::new(["--slot", slot])
-        .arg("--publisher")
-        .arg(pair.shadow_publisher_conninfo())
-        .arg("--subscriber")
-        .arg(pair.shadow_subscriber_conninfo())
-}
-
-/// Adds flags with values.
-pub trait ArgsPairs {
-    #[must_use]
-    fn args_pairs(self, pairs: &[(&str, &str)]) -> Self;
-}
-
-impl ArgsPairs for ShadowCommand {
-    fn args_pairs(self, pairs: &[(&str, &str)]) -> Self {
-        pairs.iter().fold(self, |command, (flag, value)| command.arg(*flag).arg(*value))
-    }
-}
-
-/// Starts it and waits until it streams.
-pub fn start(command: &ShadowCommand) -> Result<Shadow> {
-    let shadow = command.spawn()?;
-    shadow.wait_for_line("the sequences are protected", PATIENCE)?;
-    shadow.wait_for_line("streaming", PATIENCE)?;
-    Ok(shadow)
 }
 
 /// The sequences' direction, as a sign.
@@ -232,7 +154,8 @@ impl Watch {
         let (conninfo, sequence, told) = (conninfo.to_owned(), sequence.to_owned(), stop.clone());
         let task = tokio::spawn(async move {
             let client = connect(&conninfo).await?;
-            let statement = client.prepare(&reading(&sequence)).await?;
+            let statement =
+                client.prepare(&format!("SELECT {} FROM {sequence}", state_columns(&sequence))).await?;
             let mut watched = Watched::default();
             let mut known: Option<i64> = None;
             while !told.load(Ordering::Relaxed) {

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use proto_tests::rig::{PATIENCE, Rig, SLOT, confirmed, wait_for};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::pair::confirmed;
+use proto_tests::rig::Rig;
+use proto_tests::sidecar::SLOT;
+use proto_tests::sql::{PATIENCE, Probe, wait_for, wait_until};
 use seqshadow::demo::servers::Mode;
 use seqshadow::types::Lsn;
 

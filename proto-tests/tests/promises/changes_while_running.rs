@@ -3,9 +3,11 @@
 
 use anyhow::Result;
 use proto_tests::pair::Pair;
+use proto_tests::publication::{Publication, Subscription};
+use proto_tests::sequence::{next_value, wait_past};
 use proto_tests::shadow::Shadow;
-use proto_tests::sidecar::{PATIENCE, next_value, start, wait_past};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::sidecar::start;
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use tokio_postgres::Client;
 
 struct Servers {
@@ -139,8 +141,8 @@ async fn a_table_that_is_published_later() {
         .await
         .unwrap();
     pair.grant(&["public"]).await.unwrap();
-    pair.publish(&proto_tests::publication::Publication::of("pub", &["a"])).await.unwrap();
-    pair.subscribe(&proto_tests::publication::Subscription::to("sub", &["pub"])).await.unwrap();
+    pair.publish(&Publication::of("pub", &["a"])).await.unwrap();
+    pair.subscribe(&Subscription::to("sub", &["pub"])).await.unwrap();
     pair.wait_for_sync().await.unwrap();
     let shadow = start(&pair, &[]).unwrap();
     let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());

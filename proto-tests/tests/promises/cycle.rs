@@ -2,7 +2,8 @@
 //! from on the subscriber is taken back again and again, which gives ids twice.
 
 use anyhow::Result;
-use proto_tests::rig::{PATIENCE, Rig, wait_for};
+use proto_tests::rig::Rig;
+use proto_tests::sql::{PATIENCE, wait_for};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cycle_sequence_equals_the_publishers_and_is_left_alone_when_the_subscriber_draws() -> Result<()> {

@@ -2,8 +2,9 @@
 //! confirmed, and one left out that holds the confirmed position for ever.
 
 use anyhow::Result;
-use proto_tests::rig::{PATIENCE, Rig};
+use proto_tests::rig::Rig;
 use proto_tests::shadow::Signal;
+use proto_tests::sql::PATIENCE;
 use seqshadow::types::Lsn;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,9 +5,10 @@
 
 use anyhow::Result;
 use proto_tests::pair::{DATABASE, PairOptions, SHADOW_ROLE};
-use proto_tests::rig::{PATIENCE, Rig};
+use proto_tests::rig::Rig;
 use proto_tests::shadow::{Finished, ShadowCommand, Signal};
 use proto_tests::split::{Replication, Split};
+use proto_tests::sql::{PATIENCE, wait_for};
 use seqshadow::demo::servers::ClusterOptions;
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -145,7 +146,7 @@ async fn what_a_person_must_set_up_ends_with_2() -> Result<()> {
     subscriber.batch_execute("DROP SUBSCRIPTION second").await?;
     subscriber.batch_execute("ALTER SUBSCRIPTION sub DISABLE").await?;
     let publisher = rig.pair.on_publisher().await?;
-    proto_tests::rig::wait_for(
+    wait_for(
         &rig.pair.publisher_conninfo(),
         "no slot in use",
         "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active)",

@@ -6,9 +6,10 @@
 
 use anyhow::Result;
 use proto_tests::pair::PairOptions;
-use proto_tests::rig::{PATIENCE, Rig, insert, next_value};
+use proto_tests::rig::{Rig, SEQUENCE, insert};
+use proto_tests::sequence::next_value;
 use proto_tests::shadow::Signal;
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::sql::PATIENCE;
 use seqshadow::demo::servers::ClusterOptions;
 use std::time::Duration;
 
@@ -58,15 +59,11 @@ async fn what_others_moved_counts_only_once_it_is_flushed() -> Result<()> {
         let publisher = rig.pair.on_publisher().await?;
         let id = insert(&publisher, 300).await?;
         let lsn = rig.pair.publisher_lsn().await?;
-        wait_until("the ids to be confirmed", PATIENCE, async || {
-            let now = rig.confirmed().await?;
-            Ok(Probe::when(now.is_some_and(|now| now >= lsn), || format!("{now:?} of {lsn}")))
-        })
-        .await?;
+        rig.wait_confirmed(lsn).await?;
         rig.pair.subscriber.kill9();
         shadow.signal(Signal::STOP);
         rig.pair.subscriber.resume()?;
-        let next = next_value(&rig.pair.on_subscriber().await?).await?;
+        let next = next_value(&rig.pair.on_subscriber().await?, SEQUENCE).await?;
         shadow.signal(Signal::CONT);
         assert!(next > id, "round {round}: {id} was confirmed, and after the crash the next value is {next}");
         rig.wait_past(id).await?;

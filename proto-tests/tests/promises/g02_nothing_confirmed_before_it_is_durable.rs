@@ -1,10 +1,12 @@
 //! Promise 2: what we confirm is durable on the subscriber. A walk beside somebody's open transaction writes no WAL of
 //! its own, so its commit flushes nothing: after a crash the sequence is short of what was read.
 
-use crate::advancing::{ArgsPairs as _, Writer, command, server, start, state, wait_past};
-use proto_tests::pair::{Pair, PairOptions, lsn};
+use crate::advancing::{Writer, server};
+use proto_tests::pair::{Pair, PairOptions, confirmed};
 use proto_tests::publication::Publication;
-use proto_tests::sql::{Probe, connect, wait_until};
+use proto_tests::sequence::{state, wait_past};
+use proto_tests::sidecar::{SLOT, start};
+use proto_tests::sql::{PATIENCE, Probe, connect, wait_until};
 use seqshadow::demo::servers::ClusterOptions;
 use seqshadow::plan::State;
 use seqshadow::subscriber::advance::{Outcome, flush_lsn, nudge_wal_writer};
@@ -57,7 +59,7 @@ async fn a_walk_that_a_crash_takes_back_got_no_receipt() {
     let (_, durable_at) = writer.step(&sequence, seen, 104).await.unwrap();
     pending.forget();
     pending.expect(durable_at, vec![(0, there)]);
-    wait_until("the receipt", crate::advancing::PATIENCE, async || {
+    wait_until("the receipt", PATIENCE, async || {
         let flushed = flush_lsn(writer.client()).await?;
         let receipts = pending.collect(flushed);
         if receipts.is_empty() {
@@ -89,10 +91,8 @@ async fn what_was_confirmed_survives_crashes_of_the_subscriber() {
     pair.grant(&["public"]).await.unwrap();
     // No subscription: the commits of its apply worker would have the WAL flushed.
     pair.publish(&Publication::all("pub")).await.unwrap();
-    let flags = [("--lead", "0"), ("--status-interval", "100ms"), ("--publication", "pub")];
-    let _shadow = start(&command(&pair, "shadow").args_pairs(&flags)).unwrap();
+    let _shadow = start(&pair, &["--lead=0", "--status-interval=100ms", "--publication=pub"]).unwrap();
     let publisher = pair.on_publisher().await.unwrap();
-    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'shadow'";
     let mut last = 0;
     for round in 1..=2 {
         let subscriber = pair.on_subscriber().await.unwrap();
@@ -109,7 +109,7 @@ async fn what_was_confirmed_survives_crashes_of_the_subscriber() {
             if ids.len() % 4 == 0 {
                 // Sometimes it does commit, and sometimes there is time for a receipt.
                 open.batch_execute("COMMIT").await.unwrap();
-                pair.wait_for_catchup("shadow", at).await.unwrap();
+                pair.wait_for_catchup(SLOT, at).await.unwrap();
             } else {
                 open.batch_execute("ROLLBACK").await.unwrap();
             }
@@ -122,7 +122,7 @@ async fn what_was_confirmed_survives_crashes_of_the_subscriber() {
         wait_past(&subscriber, "t_id_seq", here + 3).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         pair.subscriber.kill9();
-        let confirmed = lsn(&publisher, confirmed).await.unwrap();
+        let confirmed = confirmed(&publisher, SLOT).await.unwrap().unwrap();
         pair.subscriber.resume().unwrap();
         let subscriber = pair.on_subscriber().await.unwrap();
         let now = state(&subscriber, "t_id_seq").await.unwrap().last_value;

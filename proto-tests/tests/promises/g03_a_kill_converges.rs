@@ -8,11 +8,11 @@ use anyhow::Result;
 use proto_tests::load::{Load, LoadOptions};
 use proto_tests::majors;
 use proto_tests::oracle::{Fault, Wrong, assert_no_faults, behind, judge};
-use proto_tests::pair::{Pair, PairOptions, SHADOW_ROLE};
-use proto_tests::rig::{PATIENCE, SLOT, confirmed};
-use proto_tests::shadow::{Shadow, ShadowCommand, Signal};
-use proto_tests::sql::{Probe, wait_until};
-use proto_tests::zoo::{self, Zoo};
+use proto_tests::pair::{Pair, PairOptions, SHADOW_ROLE, confirmed};
+use proto_tests::shadow::{Shadow, Signal};
+use proto_tests::sidecar::{SLOT, command};
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
+use proto_tests::zoo::Zoo;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use seqshadow::demo::servers::ClusterOptions;
@@ -54,15 +54,12 @@ impl Scene {
             ..PairOptions::default()
         };
         let pair = Pair::with(publisher, subscriber, options).await?;
-        let zoo = zoo::all();
-        let on_subscriber = pair.on_subscriber().await?;
-        zoo.create(&pair.on_publisher().await?, &on_subscriber).await?;
-        pair.grant(zoo::SCHEMAS).await?;
-        on_subscriber
+        let zoo = Zoo::replicated(&pair).await?;
+        pair.on_subscriber()
+            .await?
             .batch_execute(&format!("ALTER ROLE {SHADOW_ROLE} SET synchronous_commit = off"))
             .await?;
-        pair.replicate_all().await?;
-        let shadow = command(&pair).spawn()?;
+        let shadow = command(&pair, &[]).spawn()?;
         shadow.wait_for_line("the sequences are protected", PATIENCE)?;
         Ok(Scene { pair, zoo, shadow, confirmed: Lsn::ZERO })
     }
@@ -78,7 +75,7 @@ impl Scene {
                     eprintln!("{kill}: seqshadow");
                     self.shadow.kill9();
                     self.check(&load).await?;
-                    self.shadow = command(&self.pair).spawn()?;
+                    self.shadow = command(&self.pair, &[]).spawn()?;
                 }
                 2 => {
                     eprintln!("{kill}: publisher");
@@ -147,13 +144,6 @@ impl Scene {
         assert_no_faults(&faults);
         Ok(())
     }
-}
-
-fn command(pair: &Pair) -> ShadowCommand {
-    let (publisher, subscriber) = (pair.shadow_publisher_conninfo(), pair.shadow_subscriber_conninfo());
-    ShadowCommand::new(["--slot", SLOT, "--publisher", &publisher, "--subscriber", &subscriber])
-        .arg("--poll-interval=300ms")
-        .arg("--status-interval=1s")
 }
 
 /// Without the sequences whose ids come not with rows alone: what polls must find is not held by the slot.

@@ -7,10 +7,11 @@ use anyhow::Result;
 use proto_tests::fake_publisher::{FakePublisherOptions, Step};
 use proto_tests::fault_proxy::FaultProxy;
 use proto_tests::pair::{DATABASE, PairOptions};
-use proto_tests::rig::{PATIENCE, Rig, SLOT, insert, wait_for};
+use proto_tests::rig::{Rig, insert};
 use proto_tests::shadow::Shadow;
+use proto_tests::sidecar::SLOT;
 use proto_tests::split::{Replication, Split};
-use proto_tests::sql::{Probe, connect, wait_until};
+use proto_tests::sql::{PATIENCE, Probe, connect, wait_for, wait_until};
 
 const SUMMARY: &str = "--summary-interval=1s";
 

@@ -3,10 +3,12 @@
 
 use anyhow::{Context as _, Result};
 use proto_tests::pair::Pair;
+use proto_tests::publication::Subscription;
+use proto_tests::sequence::{next_value, wait_past};
 use proto_tests::shadow::Shadow;
-use proto_tests::sidecar::{self, PATIENCE, next_value, start, wait_past};
+use proto_tests::sidecar::{command, start};
+use proto_tests::sql::PATIENCE;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 const DDL: &str = "
 CREATE TABLE covered (id serial PRIMARY KEY, note text);
@@ -44,7 +46,7 @@ async fn zoo_of_reasons() -> Result<Pair> {
         .await?;
     let subscriber = pair.on_subscriber().await?;
     subscriber.batch_execute("REVOKE ALL ON SEQUENCE not_granted_id_seq FROM shadow").await?;
-    pair.subscribe(&proto_tests::publication::Subscription::to("sub", &["pub"])).await?;
+    pair.subscribe(&Subscription::to("sub", &["pub"])).await?;
     pair.wait_for_sync().await?;
     Ok(pair)
 }
@@ -74,8 +76,7 @@ async fn the_start_is_one_line_of_counts_and_one_for_each_sequence_that_is_not_c
     let session = pair.on_subscriber().await.unwrap();
     session.batch_execute("CREATE TEMPORARY SEQUENCE of_a_session").await.unwrap();
     let shadow =
-        start(&pair, &["--exclude-sequence", "audit_*", "--schema", "public", "--schema", "pg_temp*"])
-            .unwrap();
+        start(&pair, &["--exclude-sequence=audit_*", "--schema=public", "--schema=pg_temp*"]).unwrap();
 
     let summary = shadow.wait_for_line("sequences of the subscriber", PATIENCE).unwrap();
     for count in ["sequences=16", "covered=2", "blind=6", "held=3", "excluded=5"] {
@@ -151,9 +152,7 @@ async fn a_right_that_is_granted_later_brings_the_sequence_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn temporary_sequences_of_later_sessions_are_no_news() {
     let pair = Pair::new(17, 18).await.unwrap();
-    pair.on_both("CREATE TABLE t (id serial PRIMARY KEY)").await.unwrap();
-    pair.grant(&["public"]).await.unwrap();
-    pair.replicate_all().await.unwrap();
+    pair.replicate("CREATE TABLE t (id serial PRIMARY KEY)").await.unwrap();
     let shadow = start(&pair, &[]).unwrap();
     let session = pair.on_subscriber().await.unwrap();
     session.batch_execute("CREATE TEMPORARY TABLE mine (id serial)").await.unwrap();
@@ -169,13 +168,10 @@ async fn temporary_sequences_of_later_sessions_are_no_news() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_pattern_is_refused_and_no_sequence_at_all_is_said() {
     let pair = Pair::new(17, 18).await.unwrap();
-    pair.on_both("CREATE TABLE t (id serial PRIMARY KEY)").await.unwrap();
-    pair.grant(&["public"]).await.unwrap();
-    pair.replicate_all().await.unwrap();
-    let refused =
-        sidecar::command(&pair, &["--exclude-sequence", "a.b.c"]).run(Duration::from_secs(20)).unwrap();
+    pair.replicate("CREATE TABLE t (id serial PRIMARY KEY)").await.unwrap();
+    let refused = command(&pair, &["--exclude-sequence=a.b.c"]).run(PATIENCE).unwrap();
     assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
-    let shadow = start(&pair, &["--exclude-sequence", "public.*"]).unwrap();
+    let shadow = start(&pair, &["--exclude-sequence=public.*"]).unwrap();
     let summary = shadow.wait_for_line("sequences of the subscriber", PATIENCE).unwrap();
     assert!(summary.contains("sequences=1") && summary.contains("excluded=1"), "{summary}");
     pair.on_publisher()

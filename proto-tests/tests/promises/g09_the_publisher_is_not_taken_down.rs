@@ -6,7 +6,9 @@
 use anyhow::Result;
 use proto_tests::fault_proxy::{Direction, FaultProxy};
 use proto_tests::pair::PairOptions;
-use proto_tests::rig::{PATIENCE, Rig, SLOT, insert, timed, wait_for};
+use proto_tests::rig::{Rig, insert};
+use proto_tests::sidecar::SLOT;
+use proto_tests::sql::{PATIENCE, timed, wait_for};
 use seqshadow::demo::servers::{ClusterOptions, Mode};
 use std::time::Duration;
 

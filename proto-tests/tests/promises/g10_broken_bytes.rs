@@ -8,9 +8,11 @@ use anyhow::Result;
 use proto_tests::encode::{self, Cell, ColumnSpec};
 use proto_tests::fake_publisher::{FakePublisherOptions, Step};
 use proto_tests::fault_proxy::{Direction, FaultProxy};
-use proto_tests::rig::{PATIENCE, Rig, SLOT, next_value};
+use proto_tests::rig::{Rig, SEQUENCE};
+use proto_tests::sequence::next_value;
+use proto_tests::sidecar::SLOT;
 use proto_tests::split::{Replication, Split};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use seqshadow::types::Lsn;
@@ -110,7 +112,7 @@ async fn broken_messages_are_errors_and_move_nothing() -> Result<()> {
         assert!(confirmed.is_empty(), "{what}: confirmed {confirmed:?}");
         // It connects again, and the stream goes on where it was.
         fake.wait_for_flush(Lsn(BASE + 0x90), PATIENCE).await?;
-        let next = next_value(&rig.pair.on_subscriber().await?).await?;
+        let next = next_value(&rig.pair.on_subscriber().await?, SEQUENCE).await?;
         assert!(next > 5000 && next < POISON, "{what}: the next value is {next}");
         assert!(shadow.is_running());
         let log = shadow.stderr_lines().join("\n");

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use proto_tests::fault_proxy::{Direction, FaultProxy};
-use proto_tests::rig::{PATIENCE, Rig, next_value, timed};
+use proto_tests::rig::{Rig, SEQUENCE};
+use proto_tests::sequence::next_value;
 use proto_tests::shadow::{Shadow, Signal};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::sql::{PATIENCE, Probe, timed, wait_until};
 use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(3);
@@ -108,7 +109,7 @@ async fn sighup_takes_a_good_configuration_and_no_bad_one() -> Result<()> {
     shadow.wait_for_line_after(seen, "the configuration was reloaded", PATIENCE)?;
     // At once, without another id.
     wait_until("the new lead", PATIENCE, async || {
-        let next = next_value(&subscriber).await?;
+        let next = next_value(&subscriber, SEQUENCE).await?;
         Ok(Probe::when(next > id + 6000, || format!("{next}")))
     })
     .await?;

@@ -2,11 +2,12 @@
 //! so; put ahead by hand they are not, and it says that too.
 
 use proto_tests::load::{Load, LoadOptions};
+use proto_tests::majors;
 use proto_tests::oracle::{Wrong, assert_no_faults, behind, judge};
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::watcher::Watcher;
-use proto_tests::{majors, zoo};
+use proto_tests::zoo::{self, Zoo};
 use seqshadow::types::quote_literal;
 use std::time::Duration;
 
@@ -20,11 +21,8 @@ async fn native_replication_leaves_the_sequences_behind_and_the_oracle_sees_it()
 
 async fn replicate_and_judge(publisher_major: u32, subscriber_major: u32) -> anyhow::Result<()> {
     let pair = Pair::new(publisher_major, subscriber_major).await?;
-    let zoo = zoo::all();
+    let zoo = Zoo::replicated(&pair).await?;
     let (publisher, subscriber) = (pair.on_publisher().await?, pair.on_subscriber().await?);
-    zoo.create(&publisher, &subscriber).await?;
-    pair.grant(zoo::SCHEMAS).await?;
-    pair.replicate_all().await?;
 
     let watcher = Watcher::start(&pair.subscriber_conninfo(), &zoo);
     let options = LoadOptions { two_phase: true, rows_max: 300, ..LoadOptions::default() };

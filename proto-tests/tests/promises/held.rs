@@ -1,9 +1,11 @@
 //! Promise 6: a sequence that we may not or cannot move is held, alone, and the log has the SQL that mends it. The SQL is
 //! run here as it stands there, and the sequence is followed again without a restart.
 
-use crate::advancing::{PATIENCE, command, plain_command, start, state, wait_past};
-use proto_tests::pair::{Pair, PairOptions};
+use proto_tests::pair::{Pair, PairOptions, confirmed};
+use proto_tests::sequence::{state, wait_for_value, wait_past};
 use proto_tests::shadow::Shadow;
+use proto_tests::sidecar::{SLOT, start};
+use proto_tests::sql::PATIENCE;
 use seqshadow::demo::servers::{ClusterOptions, Mode};
 use tokio_postgres::Client;
 
@@ -59,7 +61,7 @@ async fn missing_rights_hold_one_sequence_until_they_are_granted() {
         .await
         .unwrap();
     pair.replicate_all().await.unwrap();
-    let shadow = start(&command(&pair, "shadow")).unwrap();
+    let shadow = start(&pair, &[]).unwrap();
     for table in ["nothing", "read_only", "walk_only", "dropped", "revoked", "\"Odd one\".t", "fine"] {
         insert(&publisher, table, 100).await;
     }
@@ -95,7 +97,7 @@ async fn missing_rights_hold_one_sequence_until_they_are_granted() {
 
     // Nothing of this holds back what is confirmed, and no hold is said again and again.
     let end = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", end).await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
     insert(&publisher, "fine", 5000).await;
     wait_past(&subscriber, "fine_id_seq", 6100).await.unwrap();
     let held = shadow.stderr_lines().iter().filter(|line| line.contains("the sequence is held")).count();
@@ -108,12 +110,11 @@ async fn missing_rights_hold_one_sequence_until_they_are_granted() {
     wait_held(&shadow, "nothing_id_seq");
     insert(&publisher, "fine", 5000).await;
     wait_past(&subscriber, "fine_id_seq", 11_100).await.unwrap();
-    let sql = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'shadow'";
-    assert!(proto_tests::pair::lsn(&publisher, sql).await.unwrap() < locked_at);
+    assert!(confirmed(&publisher, SLOT).await.unwrap().is_some_and(|confirmed| confirmed < locked_at));
     locking.batch_execute("ROLLBACK").await.unwrap();
     wait_past(&subscriber, "nothing_id_seq", 5100).await.unwrap();
     let end = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", end).await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,7 +138,7 @@ async fn a_sequence_too_narrow_is_held_until_it_is_widened() {
         .unwrap();
     pair.grant(&["public"]).await.unwrap();
     pair.replicate_all().await.unwrap();
-    let shadow = start(&command(&pair, "shadow")).unwrap();
+    let shadow = start(&pair, &[]).unwrap();
     for round in 1..=3 {
         for table in ["short", "ident", "down", "fine"] {
             insert(&publisher, table, 1500).await;
@@ -150,7 +151,7 @@ async fn a_sequence_too_narrow_is_held_until_it_is_widened() {
     let line = wait_held(&shadow, "down_id_seq");
     subscriber.batch_execute(&mending_sql(&line)).await.unwrap();
     let what = "past -4500";
-    crate::advancing::wait_for_value(&subscriber, "down_id_seq", what, |last| last <= -4500).await.unwrap();
+    wait_for_value(&subscriber, "down_id_seq", what, |last| last <= -4500).await.unwrap();
 
     // Column and sequence both: rows past them cannot even be applied, so native apply waits for the same SQL.
     publisher.batch_execute("SELECT setval('wide_id_seq', 40000)").await.unwrap();
@@ -183,7 +184,7 @@ async fn a_damaged_sequence_is_held_with_the_servers_words_and_the_others_go_on(
     .unwrap();
     pair.grant(&["public"]).await.unwrap();
     pair.replicate_all().await.unwrap();
-    let shadow = start(&command(&pair, "shadow")).unwrap();
+    let shadow = start(&pair, &[]).unwrap();
     let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
     for table in ["bad", "fine"] {
         insert(&publisher, table, 100).await;
@@ -212,7 +213,7 @@ async fn a_damaged_sequence_is_held_with_the_servers_words_and_the_others_go_on(
         .unwrap();
     wait_past(&subscriber, "bad_id_seq", 400).await.unwrap();
     let end = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", end).await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
     let held = shadow.stderr_lines().iter().filter(|line| line.contains("the sequence is held")).count();
     assert_eq!(held, 1, "{:#?}", shadow.complaints());
 }
@@ -222,9 +223,7 @@ async fn a_damaged_sequence_is_held_with_the_servers_words_and_the_others_go_on(
 async fn a_role_with_defaults_of_its_own_works_and_its_receipts_are_true() {
     let subscriber = ClusterOptions { fsync: true, ..ClusterOptions::default() };
     let pair = Pair::with(15, 15, PairOptions { subscriber, ..PairOptions::default() }).await.unwrap();
-    pair.on_both("CREATE TABLE t (id bigserial PRIMARY KEY, note text)").await.unwrap();
-    pair.grant(&["public"]).await.unwrap();
-    pair.replicate_all().await.unwrap();
+    pair.replicate("CREATE TABLE t (id bigserial PRIMARY KEY, note text)").await.unwrap();
     let subscriber = pair.on_subscriber().await.unwrap();
     for (setting, value) in [
         ("synchronous_commit", "off"),
@@ -242,14 +241,15 @@ async fn a_role_with_defaults_of_its_own_works_and_its_receipts_are_true() {
         let publisher = pair.on_publisher().await.unwrap();
         publisher.batch_execute(&format!("ALTER ROLE shadow SET {setting} = {value}")).await.unwrap();
     }
-    let shadow = start(&plain_command(&pair, "shadow")).unwrap();
+    // At the pace of production: a session that is idle for longer than the role may be.
+    let shadow = start(&pair, &["--poll-interval=10s"]).unwrap();
     let publisher = pair.on_publisher().await.unwrap();
     for round in 1..=3 {
         insert(&publisher, "t", 200_000).await;
         wait_past(&subscriber, "t_id_seq", round * 200_000).await.unwrap();
     }
     let end = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", end).await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
     assert!(!pair.subscriber.log().contains("timeout"), "{}", pair.subscriber.log_tail(30));
     assert!(!pair.publisher.log().contains("timeout"), "{}", pair.publisher.log_tail(30));
     // Nothing was put off: a crash right after the confirmation takes nothing back.

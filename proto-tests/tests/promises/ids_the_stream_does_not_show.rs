@@ -6,8 +6,9 @@
 use anyhow::Result;
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
-use proto_tests::sidecar::{PATIENCE, command, next_value, start, wait_past};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::sequence::{next_value, past, wait_past};
+use proto_tests::sidecar::{command, start};
+use proto_tests::sql::{PATIENCE, wait_until};
 use std::time::Duration;
 use tokio_postgres::Client;
 
@@ -16,7 +17,7 @@ const TABLE: &str = "CREATE TABLE t (id serial PRIMARY KEY, note text)";
 const SEQUENCE: &str = "t_id_seq";
 
 /// An id typed in is a leap, which an automatic lead takes for pace; this one is told apart from the next id.
-const FIXED_LEAD: &[&str] = &["--lead", "32"];
+const FIXED_LEAD: &[&str] = &["--lead=32"];
 
 /// Well below the minute after which the subscriber's tables are read anyway.
 const SOON: Duration = Duration::from_secs(30);
@@ -62,12 +63,8 @@ impl Servers {
 
     /// As [`Self::wait_past`], but it must not take as long as the reading of all tables every minute.
     async fn wait_past_soon(&self, sequence: &str, id: i64) {
-        wait_until(&format!("{sequence} past {id}"), SOON, async || {
-            let next = next_value(&self.subscriber, sequence).await?;
-            Ok(Probe::when(next > id, || format!("the next value is {next}")))
-        })
-        .await
-        .unwrap();
+        let what = format!("{sequence} past {id}");
+        wait_until(&what, SOON, async || past(&self.subscriber, sequence, id).await).await.unwrap();
     }
 }
 
@@ -199,7 +196,7 @@ async fn in_a_table_whose_copy_is_still_running() {
     servers.pair.publish(&Publication::all("pub")).await.unwrap();
     servers.pair.subscribe(&Subscription::to("sub", &["pub"])).await.unwrap();
     // A minute between refreshes, as by default: the end of a copy is seen without one.
-    let _shadow = start(&servers.pair, &["--refresh-interval", "1min"]).unwrap();
+    let _shadow = start(&servers.pair, &["--refresh-interval=1min"]).unwrap();
     assert!(servers.next(SEQUENCE).await < 4000);
     lock.batch_execute("COMMIT").await.unwrap();
     servers.pair.wait_for_sync().await.unwrap();

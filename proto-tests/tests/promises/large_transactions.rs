@@ -5,7 +5,8 @@
 
 use anyhow::Result;
 use proto_tests::pair::PairOptions;
-use proto_tests::rig::{PATIENCE, Rig, insert};
+use proto_tests::rig::{Rig, insert};
+use proto_tests::sql::PATIENCE;
 use seqshadow::demo::servers::ClusterOptions;
 
 const ROWS: i32 = 1_000_000;

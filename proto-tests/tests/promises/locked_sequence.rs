@@ -1,20 +1,17 @@
 //! Promise 6: a sequence that is locked on the subscriber (a truncate being applied) delays only itself.
 
-use crate::advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_past};
-use proto_tests::pair::{Pair, lsn};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::pair::{Pair, confirmed};
+use proto_tests::sequence::{state, wait_past};
+use proto_tests::sidecar::{SLOT, command, start};
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_locked_sequence_waits_and_its_ids_are_not_confirmed_meanwhile() {
     let pair = Pair::new(15, 15).await.unwrap();
     let tables: String = (0..40).map(|i| format!("CREATE TABLE t{i} (id serial PRIMARY KEY);")).collect();
-    pair.on_both(&tables).await.unwrap();
-    pair.grant(&["public"]).await.unwrap();
-    pair.replicate_all().await.unwrap();
-    let shadow =
-        start(&command(&pair, "shadow").args_pairs(&[("--lead", "5"), ("--status-interval", "200ms")]))
-            .unwrap();
+    pair.replicate(&tables).await.unwrap();
+    let shadow = start(&pair, &["--lead=5", "--status-interval=200ms"]).unwrap();
     let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
 
     let truncating = pair.on_subscriber().await.unwrap();
@@ -35,8 +32,7 @@ async fn only_the_locked_sequence_waits_and_its_ids_are_not_confirmed_meanwhile(
             wait_past(&subscriber, &format!("t{table}_id_seq"), round * 20).await.unwrap();
         }
     }
-    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'shadow'";
-    assert!(lsn(&publisher, confirmed).await.unwrap() < locked_at);
+    assert!(confirmed(&publisher, SLOT).await.unwrap().is_some_and(|confirmed| confirmed < locked_at));
     let lines = shadow.stderr_lines();
     let held = lines.iter().filter(|line| line.contains("the sequence is held")).count();
     let released = lines.iter().filter(|line| line.contains("is followed again")).count();
@@ -47,7 +43,7 @@ async fn only_the_locked_sequence_waits_and_its_ids_are_not_confirmed_meanwhile(
     wait_past(&subscriber, "t7_id_seq", 50).await.unwrap();
     shadow.wait_for_line("is followed again", PATIENCE).unwrap();
     let end = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", end).await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
 
     // The same truncate, committed this time: it went back, and is put ahead again.
     let seen = shadow.stderr_lines().len();
@@ -74,7 +70,7 @@ async fn hundreds_of_locked_sequences_delay_only_themselves() {
 
     // Some are locked from the start, and all of them want to be moved.
     locking.batch_execute(&format!("BEGIN; {sql}")).await.unwrap();
-    let shadow = command(&pair, "shadow").spawn().unwrap();
+    let shadow = command(&pair, &[]).spawn().unwrap();
     shadow.wait_for_line("streaming", PATIENCE).unwrap();
     let one_each: String = (0..LOCKED).map(|i| format!("INSERT INTO t{i} DEFAULT VALUES;")).collect();
     for round in 1..=10 {
@@ -93,19 +89,17 @@ async fn hundreds_of_locked_sequences_delay_only_themselves() {
         wait_past(&subscriber, &format!("t{i}_id_seq"), 10).await.unwrap();
     }
     let end = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", end).await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
 }
 
 /// What was confirmed before the subscriber went away is confirmed on after it is back, also where nothing moves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_reconnect_quiet_sequences_hold_nothing_back() {
     let pair = Pair::new(15, 16).await.unwrap();
-    pair.on_both("CREATE TABLE quiet (id serial PRIMARY KEY); CREATE TABLE busy (id serial PRIMARY KEY)")
+    pair.replicate("CREATE TABLE quiet (id serial PRIMARY KEY); CREATE TABLE busy (id serial PRIMARY KEY)")
         .await
         .unwrap();
-    pair.grant(&["public"]).await.unwrap();
-    pair.replicate_all().await.unwrap();
-    let shadow = start(&command(&pair, "shadow")).unwrap();
+    let shadow = start(&pair, &[]).unwrap();
     let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
     publisher
         .batch_execute("INSERT INTO quiet DEFAULT VALUES; INSERT INTO busy DEFAULT VALUES")
@@ -124,7 +118,7 @@ async fn after_a_reconnect_quiet_sequences_hold_nothing_back() {
         .unwrap();
     wait_past(&subscriber, "busy_id_seq", 501).await.unwrap();
     let end = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", end).await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
     wait_until("quiet as it was", PATIENCE, async || {
         let quiet = state(&subscriber, "quiet_id_seq").await?.last_value;
         Ok(Probe::when((1..100).contains(&quiet), || quiet.to_string()))

@@ -3,7 +3,9 @@
 
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
-use proto_tests::sidecar::{PATIENCE, command, next_value, start, wait_past};
+use proto_tests::sequence::{next_value, wait_past};
+use proto_tests::sidecar::{command, start};
+use proto_tests::sql::PATIENCE;
 use tokio_postgres::Client;
 
 /// `blind` is followed by polls alone. 16 and newer lock every table that `pg_publication_tables` describes.
@@ -12,9 +14,7 @@ const TABLES: &str = "CREATE SEQUENCE blind; CREATE TABLE t (id serial PRIMARY K
 
 async fn pair(publisher: u32, subscriber: u32, ddl: &str) -> Pair {
     let pair = Pair::new(publisher, subscriber).await.unwrap();
-    pair.on_both(ddl).await.unwrap();
-    pair.grant(&["public"]).await.unwrap();
-    pair.replicate_all().await.unwrap();
+    pair.replicate(ddl).await.unwrap();
     pair
 }
 

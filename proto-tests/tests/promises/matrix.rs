@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, ensure};
 use proto_tests::binary::binary;
 use proto_tests::journal::Journal;
 use proto_tests::load::{Load, LoadOptions};
+use proto_tests::majors;
 use proto_tests::oracle::{behind, judge};
 use proto_tests::pair::Pair;
-use proto_tests::sidecar::{self, PATIENCE};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::sidecar;
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use proto_tests::watcher::Watcher;
 use proto_tests::zoo::Zoo;
-use proto_tests::{majors, zoo};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -51,11 +51,8 @@ fn version(major: u32) -> String {
 
 async fn converge(publisher_major: u32, subscriber_major: u32) -> Result<()> {
     let pair = Pair::new(publisher_major, subscriber_major).await?;
-    let zoo = zoo::all();
+    let zoo = Zoo::replicated(&pair).await?;
     let (publisher, subscriber) = (pair.on_publisher().await?, pair.on_subscriber().await?);
-    zoo.create(&publisher, &subscriber).await?;
-    pair.grant(zoo::SCHEMAS).await?;
-    pair.replicate_all().await?;
     let watcher = Watcher::start(&pair.subscriber_conninfo(), &zoo);
 
     // It is started under load, as it will be in production.

@@ -1,8 +1,10 @@
 //! An id typed in by hand neither burns a sequence nor stops it: it is set aside and reported, and the sequence follows
 //! the rest. Ids within reach are followed.
 
-use crate::advancing::{ArgsPairs as _, PATIENCE, command, start, state, wait_for_value, wait_past};
 use proto_tests::pair::Pair;
+use proto_tests::sequence::{state, wait_for_value, wait_past};
+use proto_tests::sidecar::{SLOT, start};
+use proto_tests::sql::PATIENCE;
 
 const SET_ASIDE: &str = "is set aside";
 const ORDERS: &str = "CREATE TABLE orders (id serial PRIMARY KEY, note text)";
@@ -18,7 +20,7 @@ async fn stage(ddl: &str) -> Pair {
 async fn the_largest_integer_typed_in_by_hand_is_set_aside() {
     let pair = stage(ORDERS).await;
     pair.replicate_all().await.unwrap();
-    let shadow = start(&command(&pair, "shadow").args_pairs(&[("--lead", "32")])).unwrap();
+    let shadow = start(&pair, &["--lead=32"]).unwrap();
     let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
     // A stream that has been quiet until now knows what is too far, too.
     publisher.batch_execute("INSERT INTO orders (id) VALUES (2147483647)").await.unwrap();
@@ -39,7 +41,7 @@ async fn the_largest_integer_typed_in_by_hand_is_set_aside() {
     wait_past(&subscriber, "orders_id_seq", 5000).await.unwrap();
     // Nothing is held back by the id that is not followed.
     let lsn = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", lsn).await.unwrap();
+    pair.wait_for_catchup(SLOT, lsn).await.unwrap();
     let last = state(&subscriber, "orders_id_seq").await.unwrap().last_value;
     assert!((5000..10_000).contains(&last), "{last}");
 
@@ -56,7 +58,7 @@ async fn the_largest_integer_typed_in_by_hand_is_set_aside() {
         .unwrap();
     wait_past(&subscriber, "orders_id_seq", 5001).await.unwrap();
     let lsn = pair.publisher_lsn().await.unwrap();
-    pair.wait_for_catchup("shadow", lsn).await.unwrap();
+    pair.wait_for_catchup(SLOT, lsn).await.unwrap();
     let last = state(&subscriber, "orders_id_seq").await.unwrap().last_value;
     assert!((5001..10_000).contains(&last), "{last}");
 }
@@ -70,7 +72,7 @@ async fn a_nearly_full_smallserial_is_neither_burnt_nor_stopped() {
         .batch_execute("SELECT setval('small_id_seq', 32000); INSERT INTO small DEFAULT VALUES")
         .await
         .unwrap();
-    let shadow = start(&command(&pair, "shadow")).unwrap();
+    let shadow = start(&pair, &[]).unwrap();
     let subscriber = pair.on_subscriber().await.unwrap();
     wait_past(&subscriber, "small_id_seq", 32_001).await.unwrap();
     publisher.batch_execute("INSERT INTO small VALUES (32767)").await.unwrap();
@@ -100,7 +102,7 @@ async fn a_row_from_before_the_slot_is_set_aside_too() {
             publisher.batch_execute("REVOKE SELECT ON orders FROM shadow").await.unwrap();
         }
         pair.replicate_all().await.unwrap();
-        let shadow = start(&command(pair, "shadow").args_pairs(&[("--lead", "32")])).unwrap();
+        let shadow = start(pair, &["--lead=32"]).unwrap();
         shadow.wait_for_line(SET_ASIDE, PATIENCE).unwrap();
         let subscriber = pair.on_subscriber().await.unwrap();
         wait_past(&subscriber, "orders_id_seq", 900).await.unwrap();
@@ -116,7 +118,7 @@ async fn outliers_are_followed_where_that_is_asked_for() {
     let pair = stage(ORDERS).await;
     pair.replicate_all().await.unwrap();
     let publisher = pair.on_publisher().await.unwrap();
-    let shadow = start(&command(&pair, "shadow").args_pairs(&[("--outliers", "follow")])).unwrap();
+    let shadow = start(&pair, &["--outliers=follow"]).unwrap();
     publisher.batch_execute("INSERT INTO orders (id) VALUES (2000000000)").await.unwrap();
     let subscriber = pair.on_subscriber().await.unwrap();
     wait_for_value(&subscriber, "orders_id_seq", "past it", |last| last >= 2_000_000_000).await.unwrap();

@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use proto_tests::pair::Pair;
+use proto_tests::sequence::{next_value, wait_past};
 use proto_tests::shadow::{ShadowCommand, Signal};
-use proto_tests::sidecar::{PATIENCE, SLOT, next_value, wait_past};
+use proto_tests::sidecar::SLOT;
+use proto_tests::sql::PATIENCE;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

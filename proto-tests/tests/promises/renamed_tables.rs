@@ -3,8 +3,9 @@
 
 use proto_tests::pair::Pair;
 use proto_tests::publication::Publication;
-use proto_tests::sidecar::{PATIENCE, command, next_value, start, wait_past};
-use std::time::Duration;
+use proto_tests::sequence::{next_value, wait_past};
+use proto_tests::sidecar::{command, start};
+use proto_tests::sql::PATIENCE;
 
 const PUBLISHER: &str =
     "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE plain (id serial PRIMARY KEY)";
@@ -28,7 +29,7 @@ async fn a_renamed_table_is_followed_from_all_three_sources() {
     let pair = pair().await;
     let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
     publisher.batch_execute("INSERT INTO orders VALUES (1000)").await.unwrap();
-    let more = ["--publication", "pub", "--rename", "public.orders=shop.\"Bestellungen\""];
+    let more = ["--publication=pub", "--rename=public.orders=shop.\"Bestellungen\""];
     let shadow = start(&pair, &more).unwrap();
     // The publisher's table, from before the slot; the stream; the publisher's sequence, drawn without a row.
     wait_past(&subscriber, SEQUENCE, 1000).await.unwrap();
@@ -48,7 +49,7 @@ async fn a_renamed_table_is_followed_from_all_three_sources() {
 async fn without_the_map_it_is_not_published_and_said_to_be_so() {
     let pair = pair().await;
     let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
-    let shadow = start(&pair, &["--publication", "pub"]).unwrap();
+    let shadow = start(&pair, &["--publication=pub"]).unwrap();
     publisher
         .batch_execute("INSERT INTO orders VALUES (3000); INSERT INTO plain VALUES (3000)")
         .await
@@ -68,8 +69,8 @@ async fn without_the_map_it_is_not_published_and_said_to_be_so() {
 async fn what_is_no_rename_is_a_usage_error() {
     let pair = pair().await;
     for bad in ["orders", "public.orders=", "orders=shop.orders=x"] {
-        let run =
-            command(&pair, &["--publication", "pub", "--rename", bad]).run(Duration::from_secs(20)).unwrap();
+        let flags = ["--publication=pub", &format!("--rename={bad}")];
+        let run = command(&pair, &flags).run(PATIENCE).unwrap();
         assert_eq!(run.status.code(), Some(2), "{bad}: {}", run.stderr);
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use proto_tests::fault_proxy::{Direction, FaultProxy};
 use proto_tests::pair::Pair;
-use proto_tests::shadow::{ShadowCommand, Signal};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use proto_tests::shadow::Signal;
+use proto_tests::sidecar::command;
+use proto_tests::sql::PATIENCE;
 
 /// What systemd would hear.
 struct Manager {
@@ -46,19 +46,11 @@ impl Manager {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_watchdog_reload_and_stop_are_told() {
     let pair = Pair::new(15, 15).await.unwrap();
-    pair.on_both("CREATE TABLE t (id serial PRIMARY KEY)").await.unwrap();
-    pair.grant(&["public"]).await.unwrap();
-    pair.replicate_all().await.unwrap();
+    pair.replicate("CREATE TABLE t (id serial PRIMARY KEY)").await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let manager = Manager::listen(&path);
-    let mut shadow = ShadowCommand::new(["--slot", "told"])
-        .arg("--publisher")
-        .arg(pair.shadow_publisher_conninfo())
-        .arg("--subscriber")
-        .arg(pair.shadow_subscriber_conninfo())
-        .arg("--summary-interval")
-        .arg("1s")
+    let mut shadow = command(&pair, &["--summary-interval=1s"])
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "20000000")
         .spawn()
@@ -91,11 +83,8 @@ async fn waiting_for_a_publisher_that_hangs_is_a_sign_of_life() {
     let path = directory.path().join("notify");
     let manager = Manager::listen(&path);
     let proxy = FaultProxy::start(pair.publisher.port()).await.unwrap();
-    let shadow = ShadowCommand::new(["--slot", "told", "--connect-timeout", "5min"])
-        .arg("--publisher")
-        .arg(proxy.conninfo(&pair.shadow_publisher_conninfo()))
-        .arg("--subscriber")
-        .arg(pair.shadow_subscriber_conninfo())
+    let address = format!("--publisher={}", proxy.conninfo(&pair.shadow_publisher_conninfo()));
+    let shadow = command(&pair, &[&address, "--connect-timeout=5min"])
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "5000000")
         .spawn()

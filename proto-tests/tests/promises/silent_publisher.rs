@@ -3,8 +3,10 @@
 
 use anyhow::Result;
 use proto_tests::fake_publisher::{Answer, FakePublisherOptions, Step, Type};
-use proto_tests::rig::{PATIENCE, Rig, SLOT};
+use proto_tests::rig::Rig;
+use proto_tests::sidecar::SLOT;
 use proto_tests::split::{Replication, Split};
+use proto_tests::sql::PATIENCE;
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,9 +4,9 @@
 //! middle of it must leave nothing behind on the publisher.
 
 use anyhow::Result;
-use proto_tests::rig::{PATIENCE, Rig, timed, wait_for};
+use proto_tests::rig::Rig;
 use proto_tests::shadow::Signal;
-use proto_tests::sql::connect;
+use proto_tests::sql::{PATIENCE, connect, timed, wait_for};
 use std::time::Duration;
 use tokio_postgres::Client;
 

@@ -5,8 +5,10 @@
 
 use anyhow::{Context as _, Result};
 use proto_tests::majors::installation;
-use proto_tests::rig::{PATIENCE, Rig, SLOT, confirmed, insert, wait_for};
-use proto_tests::sql::connect;
+use proto_tests::pair::confirmed;
+use proto_tests::rig::{Rig, insert};
+use proto_tests::sidecar::SLOT;
+use proto_tests::sql::{PATIENCE, connect, wait_for};
 use seqshadow::types::quote_literal;
 use std::process::{Child, Command, Stdio};
 

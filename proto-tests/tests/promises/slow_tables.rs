@@ -2,7 +2,9 @@
 //! read from other tables by seconds, on either server, and takes nothing of it away.
 
 use proto_tests::pair::{Pair, SHADOW_ROLE};
-use proto_tests::sidecar::{PATIENCE, command, wait_past};
+use proto_tests::sequence::wait_past;
+use proto_tests::sidecar::command;
+use proto_tests::sql::PATIENCE;
 use tokio_postgres::Client;
 
 const SLOW_TABLES: usize = 5;

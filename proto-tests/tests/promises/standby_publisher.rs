@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use proto_tests::pair::{DATABASE, SHADOW_ROLE};
-use proto_tests::rig::{PATIENCE, Rig, insert};
-use proto_tests::sql::{Probe, wait_until};
+use proto_tests::rig::{Rig, insert};
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use seqshadow::demo::servers::{Cluster, ClusterOptions};
 
 fn standby(rig: &Rig) -> Result<Cluster> {

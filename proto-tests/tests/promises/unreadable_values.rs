@@ -2,7 +2,8 @@
 //! cannot see, between two polls.
 
 use anyhow::Result;
-use proto_tests::rig::{PATIENCE, Rig, wait_for};
+use proto_tests::rig::Rig;
+use proto_tests::sql::{PATIENCE, wait_for};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_behind_a_value_of_two_mib_is_asked_for() -> Result<()> {

@@ -1,7 +1,8 @@
 //! How a sequence is moved: set, locked or walked, chosen by what others could do meanwhile. The advancer directly,
 //! against a real server.
 
-use crate::advancing::{Applications, Writer, server, state};
+use crate::advancing::{Applications, Writer, server};
+use proto_tests::sequence::state;
 use proto_tests::sql::connect;
 use seqshadow::catalog::Sequence;
 use seqshadow::demo::servers::ClusterOptions;
