@@ -1,12 +1,12 @@
 //! Watches the subscriber's sequences while something else moves them: none may ever step back.
 
-use crate::sequence::next_of;
-use crate::sql::connect;
+use crate::sequence::{next_of, state_columns};
+use crate::sql::{PATIENCE, Probe, connect, wait_until};
 use crate::zoo::Zoo;
 use anyhow::Result;
 use seqshadow::plan::State;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -25,6 +25,7 @@ pub struct Setback {
 #[derive(Debug)]
 pub struct Watcher {
     stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
     task: JoinHandle<Result<Watched>>,
 }
 
@@ -43,9 +44,34 @@ impl Watcher {
     /// Reads every sequence of the zoo, but the cycling ones, as often as the server answers (at most each 2 ms).
     #[must_use]
     pub fn start(conninfo: &str, zoo: &Zoo) -> Watcher {
-        let stop = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(watch(conninfo.to_owned(), zoo.clone(), stop.clone()));
-        Watcher { stop, task }
+        let sequences = zoo.sequences.iter().filter(|sequence| !sequence.cycle);
+        Self::watch(conninfo, sequences.map(|s| (s.name.to_string(), s.increment)).collect())
+    }
+
+    /// Reads one sequence with this increment.
+    #[must_use]
+    pub fn of(conninfo: &str, sequence: &str, increment: i64) -> Watcher {
+        Self::watch(conninfo, vec![(sequence.to_owned(), increment)])
+    }
+
+    fn watch(conninfo: &str, sequences: Vec<(String, i64)>) -> Watcher {
+        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let task = tokio::spawn(watch(conninfo.to_owned(), sequences, stop.clone(), rounds.clone()));
+        Watcher { stop, rounds, task }
+    }
+
+    /// Waits until all sequences have been read as they are now.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn look(&self) -> Result<()> {
+        // The round that goes on may have begun before.
+        let wanted = self.rounds.load(Ordering::Relaxed) + 2;
+        wait_until("the watcher to look", PATIENCE, async || {
+            let rounds = self.rounds.load(Ordering::Relaxed);
+            Ok(Probe::when(rounds >= wanted, || format!("{rounds} rounds of {wanted}")))
+        })
+        .await
     }
 
     /// Ends the watch.
@@ -58,10 +84,17 @@ impl Watcher {
     }
 }
 
-async fn watch(conninfo: String, zoo: Zoo, stop: Arc<AtomicBool>) -> Result<Watched> {
-    let watched_ones = (0..zoo.sequences.len()).filter(|index| !zoo.sequences[*index].cycle);
-    let sql = zoo.states_sql(watched_ones);
-    let mut seen: Vec<Option<i64>> = vec![None; zoo.sequences.len()];
+async fn watch(
+    conninfo: String,
+    sequences: Vec<(String, i64)>,
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+) -> Result<Watched> {
+    let select = |(index, (name, _)): (usize, &(String, i64))| {
+        format!("SELECT {index}, {} FROM {name}", state_columns(name))
+    };
+    let sql = sequences.iter().enumerate().map(select).collect::<Vec<_>>().join(" UNION ALL ");
+    let mut seen: Vec<Option<i64>> = vec![None; sequences.len()];
     let mut watched = Watched::default();
     let mut client = None;
     while !stop.load(Ordering::Relaxed) {
@@ -84,13 +117,14 @@ async fn watch(conninfo: String, zoo: Zoo, stop: Arc<AtomicBool>) -> Result<Watc
         watched.rounds += 1;
         for row in rows {
             let index = usize::try_from(row.get::<_, i32>(0))?;
-            let sequence = &zoo.sequences[index];
-            let state = State { last_value: row.get(1), is_called: row.get(2) };
-            let to = next_of(state, sequence.increment);
-            if let Some(from) = seen[index].replace(to).filter(|from| sequence.further(*from, to)) {
-                watched.setbacks.push(Setback { sequence: sequence.name.to_string(), from, to });
+            let (name, increment) = &sequences[index];
+            let to = next_of(State { last_value: row.get(1), is_called: row.get(2) }, *increment);
+            let behind = |from: &i64| (to - from) * increment.signum() < 0;
+            if let Some(from) = seen[index].replace(to).filter(behind) {
+                watched.setbacks.push(Setback { sequence: name.clone(), from, to });
             }
         }
+        rounds.store(watched.rounds, Ordering::Relaxed);
     }
     Ok(watched)
 }

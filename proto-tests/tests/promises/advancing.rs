@@ -1,9 +1,8 @@
-//! What the tests about advancing share: sequences by name, the advancer on a connection of ours, applications that
-//! draw ids on the subscriber, and a watch over where a sequence stands.
+//! What the tests about advancing share: sequences by name, the advancer on a connection of ours, and applications
+//! that draw ids on the subscriber.
 
 use anyhow::{Context as _, Result};
 use proto_tests::majors::installation;
-use proto_tests::sequence::state_columns;
 use proto_tests::sql::connect;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -133,47 +132,4 @@ pub fn duplicates(mut ids: Vec<i64>) -> usize {
     ids.sort_unstable();
     ids.dedup();
     total - ids.len()
-}
-
-/// Reads a sequence again and again.
-pub struct Watch {
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<Result<Watched>>,
-}
-
-/// What a [`Watch`] saw.
-#[derive(Debug, Default)]
-pub struct Watched {
-    pub looks: u64,
-    pub setbacks: Vec<(i64, i64)>,
-}
-
-impl Watch {
-    pub fn start(conninfo: &str, sequence: &str, sign: i64) -> Watch {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (conninfo, sequence, told) = (conninfo.to_owned(), sequence.to_owned(), stop.clone());
-        let task = tokio::spawn(async move {
-            let client = connect(&conninfo).await?;
-            let statement =
-                client.prepare(&format!("SELECT {} FROM {sequence}", state_columns(&sequence))).await?;
-            let mut watched = Watched::default();
-            let mut known: Option<i64> = None;
-            while !told.load(Ordering::Relaxed) {
-                let now: i64 = client.query_one(&statement, &[]).await?.get(0);
-                if let Some(known) = known.filter(|known| now * sign < known * sign) {
-                    watched.setbacks.push((known, now));
-                }
-                known = Some(now);
-                watched.looks += 1;
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            Ok(watched)
-        });
-        Watch { stop, task }
-    }
-
-    pub async fn stop(self) -> Result<Watched> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await?
-    }
 }

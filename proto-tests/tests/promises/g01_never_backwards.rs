@@ -4,12 +4,13 @@
 //! get an id that somebody else got, and `last_value` may never be seen short of where it was. The advances are chosen
 //! so that `setval(s, greatest(target, last_value))` in their place does break both.
 
-use crate::advancing::{Applications, Watch, Writer, duplicates, server, sign};
+use crate::advancing::{Applications, Writer, duplicates, server, sign};
 use anyhow::Result;
 use proto_tests::pair::Pair;
 use proto_tests::sequence::{state, wait_for_value};
 use proto_tests::sidecar::start;
 use proto_tests::sql::connect;
+use proto_tests::watcher::Watcher;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use seqshadow::demo::servers::ClusterOptions;
@@ -30,7 +31,7 @@ struct Pounded {
     drawn: usize,
     duplicates: usize,
     setbacks: usize,
-    looks: u64,
+    rounds: u64,
     advances: usize,
 }
 
@@ -39,7 +40,7 @@ async fn pound(conninfo: &str, name: &str, seed: u64) -> Result<Pounded> {
     let writer = Writer::new(conninfo).await?;
     let sequence = writer.sequence(name).await?;
     let sign = sign(&sequence);
-    let watch = Watch::start(conninfo, name, sign);
+    let watch = Watcher::of(conninfo, name, sequence.definition.increment);
     let applications = Applications::start(conninfo, name, 8, 20, Duration::from_millis(2));
     let mut random = StdRng::seed_from_u64(seed);
     let until = Instant::now() + seconds();
@@ -67,7 +68,7 @@ async fn pound(conninfo: &str, name: &str, seed: u64) -> Result<Pounded> {
         drawn: ids.len(),
         duplicates: duplicates(ids),
         setbacks: watched.setbacks.len(),
-        looks: watched.looks,
+        rounds: watched.rounds,
         advances,
     })
 }
@@ -98,7 +99,7 @@ async fn eight_connections_get_no_id_twice_while_the_sequence_is_advanced() {
     }
     for (name, result) in results {
         assert_eq!((result.duplicates, result.setbacks), (0, 0), "{name}: {result:?}");
-        assert!(result.drawn > 1_000 && result.advances > 20 && result.looks > 100, "{name}: {result:?}");
+        assert!(result.drawn > 1_000 && result.advances > 20 && result.rounds > 100, "{name}: {result:?}");
     }
 }
 
@@ -128,7 +129,7 @@ async fn beside(slots: &[&str]) {
     let sequences = [("up", "up_id_seq", 1), ("down", "down_id_seq", -1)];
     let applications =
         sequences.map(|(_, name, _)| Applications::start(&conninfo, name, 8, 4, Duration::from_millis(20)));
-    let watches = sequences.map(|(_, name, sign)| Watch::start(&conninfo, name, sign));
+    let watches = sequences.map(|(_, name, sign)| Watcher::of(&conninfo, name, sign));
 
     let mut random = StdRng::seed_from_u64(5);
     let until = Instant::now() + seconds();
@@ -157,8 +158,8 @@ async fn beside(slots: &[&str]) {
     for (application, watch) in applications.into_iter().zip(watches) {
         let ids = application.stop().await.unwrap();
         let watched = watch.stop().await.unwrap();
-        eprintln!("{} ids, {} leaps, {} looks", ids.len(), leaps, watched.looks);
-        assert!(ids.len() > 500 && watched.looks > 100 && leaps > 20);
+        eprintln!("{} ids, {} leaps, {} looks", ids.len(), leaps, watched.rounds);
+        assert!(ids.len() > 500 && watched.rounds > 100 && leaps > 20);
         assert_eq!((duplicates(ids), watched.setbacks), (0, Vec::new()));
     }
     for shadow in shadows {

@@ -6,6 +6,7 @@ use proto_tests::majors;
 use proto_tests::oracle::{Wrong, assert_no_faults, behind, judge};
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use proto_tests::watcher::Watcher;
 use proto_tests::zoo::{self, Zoo};
 use seqshadow::types::quote_literal;
@@ -64,14 +65,24 @@ async fn replicate_and_judge(publisher_major: u32, subscriber_major: u32) -> any
     assert_no_faults(&judge(&zoo, &journal, &publisher, &subscriber, 5).await?);
 
     // And back again, which is what the watcher is for.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    watcher.look().await?;
     subscriber.query_one("SELECT setval('zoo.shared', 1)", &[]).await?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    watcher.look().await?;
     let watched = watcher.stop().await?;
     assert!(watched.rounds > 10, "{watched:?}");
     assert_eq!(watched.setbacks.len(), 1, "{watched:?}");
     assert_eq!(watched.setbacks[0].sequence, "zoo.shared");
     Ok(())
+}
+
+/// Waits until the load has drawn this many ids.
+async fn draws(load: &Load, ids: usize) {
+    wait_until(&format!("{ids} ids"), PATIENCE, async || {
+        let drawn = load.journal().len();
+        Ok(Probe::when(drawn >= ids, || format!("{drawn} ids")))
+    })
+    .await
+    .unwrap();
 }
 
 /// The load goes on over a crash of the publisher. A row is there only if its INSERT was answered before the COMMIT was
@@ -84,12 +95,12 @@ async fn the_journal_survives_a_crash_of_the_publisher() {
     zoo.create(&pair.on_publisher().await.unwrap(), &subscriber).await.unwrap();
     let options = LoadOptions { survive_outages: true, ..LoadOptions::default() };
     let load = Load::start(&pair.publisher_conninfo(), &zoo, options);
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    draws(&load, 500).await;
     pair.publisher.kill9();
     let before = load.journal().len();
     pair.publisher.resume().unwrap();
-    let journal = load.run_for(Duration::from_millis(1500)).await.unwrap();
-    assert!(journal.len() > before, "{before} ids before the crash, {} after", journal.len());
+    draws(&load, before + 500).await;
+    let journal = load.stop().await.unwrap();
 
     let publisher = pair.on_publisher().await.unwrap();
     for (index, sequence) in zoo.sequences.iter().enumerate() {

@@ -4,6 +4,7 @@
 use crate::advancing::{Applications, Writer, server};
 use proto_tests::sequence::state;
 use proto_tests::sql::connect;
+use proto_tests::watcher::Watcher;
 use seqshadow::catalog::Sequence;
 use seqshadow::demo::servers::ClusterOptions;
 use seqshadow::plan::State;
@@ -192,7 +193,7 @@ async fn two_writers_take_turns_and_a_third_makes_them_wait() {
     let conninfo = server.conninfo("postgres");
     let admin = connect(&conninfo).await.unwrap();
     admin.batch_execute("CREATE SEQUENCE s CACHE 7").await.unwrap();
-    let watch = crate::advancing::Watch::start(&conninfo, "s", 1);
+    let watch = Watcher::of(&conninfo, "s", 1);
     let work = |distance: i64| {
         let conninfo = conninfo.clone();
         tokio::spawn(async move {
@@ -220,7 +221,7 @@ async fn two_writers_take_turns_and_a_third_makes_them_wait() {
     let (one, other) = (one.await.unwrap(), other.await.unwrap());
     let ids = applications.stop().await.unwrap();
     let watched = watch.stop().await.unwrap();
-    eprintln!("{one} and {other} advances, {} ids, {} looks", ids.len(), watched.looks);
+    eprintln!("{one} and {other} advances, {} ids, {} looks", ids.len(), watched.rounds);
     assert!(one > 10 && other > 10 && ids.len() > 100);
     assert_eq!((crate::advancing::duplicates(ids), watched.setbacks), (0, Vec::new()));
 
