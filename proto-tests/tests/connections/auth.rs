@@ -1,8 +1,7 @@
 //! Settings that `psql` 15 does not know, against a real server: require_auth, sslcertmode, load_balance_hosts; and cancel
 //! requests.
 
-use std::time::Duration;
-
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use seqshadow::conninfo::{Conninfo, Environment};
 use seqshadow::session::{self, ConnectError, ConnectErrorKind, Purpose, Session};
 
@@ -15,7 +14,7 @@ async fn connect(text: &str) -> Result<Session, ConnectError> {
 
 #[tokio::test]
 async fn newer_settings_hold_against_a_real_server() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let base = format!("host=127.0.0.1 port={} dbname=shop", cluster.port);
     let (certificate, key) = cluster.ca.sign("u_cert", &[], true);
     let certificate = cluster.file("u.crt", &certificate, 0o644);
@@ -73,8 +72,10 @@ async fn newer_settings_hold_against_a_real_server() {
 
 #[tokio::test]
 async fn a_query_is_cancelled_over_each_kind_of_connection() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let socket = cluster.socket_directory();
+    let admin = cluster.admin().await;
+    let asleep = "select exists (select from pg_stat_activity where wait_event = 'PgSleep')";
     for text in [
         "host=127.0.0.1 sslmode=disable".to_owned(),
         "host=127.0.0.1 sslmode=require".to_owned(),
@@ -88,7 +89,13 @@ async fn a_query_is_cancelled_over_each_kind_of_connection() {
         tokio::spawn(connection);
         let sleeping = client.batch_execute("select pg_sleep(60)");
         let cancelling = async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            // A request that comes too early cancels nothing.
+            wait_until("the query to run", PATIENCE, async || {
+                let row = admin.query_one(asleep, &[]).await?;
+                Ok(Probe::when(row.get(0), || "nobody sleeps".to_owned()))
+            })
+            .await
+            .unwrap();
             cancel.cancel().await.unwrap();
         };
         let (result, ()) = tokio::join!(sleeping, cancelling);

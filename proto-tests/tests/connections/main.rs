@@ -2,6 +2,7 @@
 //! the same kind of refusal; TLS is never weaker than asked; passwords never show.
 
 mod auth;
+mod authority;
 mod cluster;
 mod outcome;
 mod psql;

@@ -1,9 +1,11 @@
 //! What came of one connection string, from `psql` and from us, in words that can be compared.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
+use proto_tests::majors::installation;
 use seqshadow::conninfo::{Conninfo, Environment};
 use seqshadow::session::{self, ConnectError, ConnectErrorKind, Purpose};
 
@@ -20,9 +22,58 @@ pub struct Input<'a> {
     pub home: &'a Path,
 }
 
+/// The `psql` of the server's major: newer ones know more settings. Fetched servers come without.
+static PSQL: LazyLock<PathBuf> = LazyLock::new(|| {
+    let beside_the_server = installation(15).unwrap().bindir.join("psql");
+    let packaged = PathBuf::from("/usr/lib/postgresql/15/bin/psql");
+    let found = [beside_the_server, packaged].into_iter().find(|path| path.is_file());
+    found.expect("the psql of PostgreSQL 15, which these tests compare with (postgresql-client-15)")
+});
+
+/// What `psql` and we make of connection strings, held against each other.
+pub struct Comparison<'a> {
+    home: &'a Path,
+    differences: Vec<String>,
+    count: usize,
+}
+
+impl<'a> Comparison<'a> {
+    /// Both find their default files in `home`.
+    pub fn new(home: &'a Path) -> Self {
+        Comparison { home, differences: vec![], count: 0 }
+    }
+
+    /// Compares for one connection string; `scenario` is for the reader of a difference.
+    pub async fn run(&mut self, scenario: &str, text: &str) {
+        self.run_with(scenario, text, vec![]).await;
+    }
+
+    /// As [`run`](Self::run), with these variables set.
+    pub async fn run_with(&mut self, scenario: &str, text: &str, variables: Vec<(&str, String)>) {
+        let input = Input { text: text.to_owned(), variables, home: self.home };
+        let (psql, psql_says) = from_psql(&input);
+        let (us, we_say) = from_us(&input).await;
+        for secret in ["secret", "se cret", "wrong"] {
+            assert!(!we_say.contains(secret), "{scenario}: {text}: {we_say}");
+        }
+        self.count += 1;
+        if psql != us {
+            self.differences
+                .push(format!("{scenario}: {text}\n    psql: {psql} {psql_says}\n    us:   {us} {we_say}"));
+        }
+    }
+
+    /// # Panics
+    /// When there was a difference.
+    pub fn finish(self) {
+        let (differ, count) = (self.differences.len(), self.count);
+        assert!(differ == 0, "{differ} of {count} differ:\n{}", self.differences.join("\n"));
+    }
+}
+
 /// A line of facts, or `refused: ` and the kind of refusal.
-pub fn from_psql(input: &Input<'_>) -> (String, String) {
-    let mut command = Command::new("/usr/lib/postgresql/15/bin/psql");
+fn from_psql(input: &Input<'_>) -> (String, String) {
+    let mut command = Command::new(&*PSQL);
     command.env_clear().env("HOME", input.home).env("LC_ALL", "C").args(["-w", "-X", "-At", "-c", QUESTION]);
     command.envs(input.variables.iter().map(|(name, value)| (name, value)));
     let output = command.args(["-d", &input.text]).output().unwrap();
@@ -33,7 +84,7 @@ pub fn from_psql(input: &Input<'_>) -> (String, String) {
     (format!("refused: {:?}", kind_of_message(&stderr)), stderr)
 }
 
-pub fn environment(input: &Input<'_>) -> Environment {
+fn environment(input: &Input<'_>) -> Environment {
     let user = Command::new("id").arg("-un").output().unwrap();
     let env = Environment::empty()
         .with_home(input.home)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::Cluster;
-use crate::outcome::{self, Input};
+use crate::outcome::{Comparison, fill};
 
 /// One case: variables (`NAME=value`, one per element) and the connection string.
 struct Case(&'static [&'static str], &'static str);
@@ -166,7 +166,7 @@ const CASES: &[Case] = &[
 
 #[tokio::test]
 async fn every_connection_string_means_what_it_means_to_psql() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let port = cluster.port.to_string();
     let services = format!(
         "# services\n[one]\nhost=127.0.0.1\nport={port}\nuser=u_trust\ndbname=shop\napplication_name=from service\n\
@@ -191,31 +191,11 @@ async fn every_connection_string_means_what_it_means_to_psql() {
         ("sock", sock),
         ("dir", directory.display().to_string()),
     ]);
-    let mut differences = Vec::new();
+    let mut comparison = Comparison::new(&home);
     for Case(variables, text) in CASES {
         let variables = variables.iter().map(|pair| pair.split_once('=').unwrap());
-        let input = Input {
-            text: outcome::fill(text, &facts),
-            variables: variables.map(|(name, value)| (name, outcome::fill(value, &facts))).collect(),
-            home: &home,
-        };
-        let (psql, psql_says) = outcome::from_psql(&input);
-        let (us, we_say) = outcome::from_us(&input).await;
-        for secret in ["secret", "se cret", "wrong"] {
-            assert!(!we_say.contains(secret), "{text}: {we_say}");
-        }
-        if psql != us {
-            differences.push(format!(
-                "{text} with {:?}\n    psql: {psql} {psql_says}\n    us:   {us} {we_say}",
-                input.variables
-            ));
-        }
+        let variables: Vec<_> = variables.map(|(name, value)| (name, fill(value, &facts))).collect();
+        comparison.run_with(&format!("with {variables:?}"), &fill(text, &facts), variables.clone()).await;
     }
-    assert!(
-        differences.is_empty(),
-        "{} of {} differ:\n{}",
-        differences.len(),
-        CASES.len(),
-        differences.join("\n")
-    );
+    comparison.finish();
 }

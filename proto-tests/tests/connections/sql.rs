@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 
 #[tokio::test]
 async fn an_open_session_serves_pipelined_queries_and_replication() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let port = cluster.port;
     let env = Environment::empty();
     let socket = cluster.socket_directory();

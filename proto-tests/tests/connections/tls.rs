@@ -4,32 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cluster::{Authority, Cluster, SERIAL};
-use crate::outcome::{self, Input};
-
-struct Comparison<'a> {
-    home: &'a Path,
-    differences: Vec<String>,
-    count: usize,
-}
-
-impl Comparison<'_> {
-    async fn run(&mut self, scenario: &str, text: &str) {
-        let input = Input { text: text.to_owned(), variables: vec![], home: self.home };
-        let (psql, psql_says) = outcome::from_psql(&input);
-        let (us, we_say) = outcome::from_us(&input).await;
-        self.count += 1;
-        if psql != us {
-            self.differences
-                .push(format!("{scenario}: {text}\n    psql: {psql} {psql_says}\n    us:   {us} {we_say}"));
-        }
-    }
-
-    fn finish(self) {
-        let (differ, count) = (self.differences.len(), self.count);
-        assert!(differ == 0, "{differ} of {count} differ:\n{}", self.differences.join("\n"));
-    }
-}
+use crate::authority::{Authority, SERIAL};
+use crate::cluster::Cluster;
+use crate::outcome::{self, Comparison, Input};
 
 /// A certificate of version 1, without extensions: what the recipe in PostgreSQL's manual made for years.
 fn version_1(cluster: &Cluster) -> (String, String) {
@@ -61,7 +38,7 @@ fn openssl(directory: &Path, script: &str) -> (String, String) {
 
 #[tokio::test]
 async fn each_certificate_and_sslmode_ends_as_with_psql() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let port = cluster.port;
     let other = Authority::new("Other CA");
     let own_ca = cluster.file("ca.crt", &cluster.ca.pem, 0o644);
@@ -119,10 +96,10 @@ async fn each_certificate_and_sslmode_ends_as_with_psql() {
         ("rsa-pss", pss, vec![&pss_root]),
         ("ed25519", ed25519.sign("localhost", &["localhost"], true), vec![&ed25519_root]),
     ];
-    let mut comparison = Comparison { home: &home, differences: vec![], count: 0 };
+    let mut comparison = Comparison::new(&home);
     let nowhere = PathBuf::from("/nowhere.crt");
     for (name, certificate, roots) in &scenarios {
-        cluster.install(certificate);
+        cluster.install(certificate).await;
         for root in roots.iter().chain([&&nowhere]) {
             for mode in ["prefer", "require", "verify-ca", "verify-full"] {
                 let hosts: &[&str] = match mode {
@@ -147,14 +124,14 @@ async fn each_certificate_and_sslmode_ends_as_with_psql() {
         comparison.run(name, &text).await;
         comparison.run(name, &format!("{text} ssl_max_protocol_version=TLSv1.2")).await;
     }
-    cluster.install(&cluster.ca.sign("localhost", &["localhost"], true));
+    cluster.install(&cluster.ca.sign("localhost", &["localhost"], true)).await;
     for max in ["TLSv1.2", "TLSv1.3"] {
         let text = format!(
             "host=127.0.0.1 port={port} user=u_scram password=secret dbname=shop sslmode=require ssl_max_protocol_version={max} channel_binding=require"
         );
         comparison.run("versions", &text).await;
     }
-    cluster.set("ssl_max_protocol_version", "TLSv1.2");
+    cluster.set("ssl_max_protocol_version", "TLSv1.2").await;
     let text = format!("host=127.0.0.1 port={port} user=u_trust dbname=shop");
     for tail in [
         "sslmode=require ssl_min_protocol_version=TLSv1.3",
@@ -163,7 +140,7 @@ async fn each_certificate_and_sslmode_ends_as_with_psql() {
     ] {
         comparison.run("old server", &format!("{text} {tail}")).await;
     }
-    cluster.set("ssl", "off");
+    cluster.set("ssl", "off").await;
     for mode in ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] {
         for user in ["u_trust", "u_tls password=secret", "u_plain password=secret", "u_scram password=wrong"]
         {
@@ -179,7 +156,7 @@ async fn each_certificate_and_sslmode_ends_as_with_psql() {
 
 #[tokio::test]
 async fn revoked_certificates_are_refused_as_by_psql() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let port = cluster.port;
     let home = cluster.file("home/x", "", 0o644).parent().unwrap().to_owned();
     let root = cluster.file("ca.crt", &cluster.ca.pem, 0o644).display().to_string();
@@ -191,7 +168,7 @@ async fn revoked_certificates_are_refused_as_by_psql() {
     let expired = list("expired.crl", &[], false);
     let foreign = Authority::new("Other CA").revoke(&[], true);
     let foreign = cluster.file("foreign.crl", &foreign, 0o644).display().to_string();
-    let mut comparison = Comparison { home: &home, differences: vec![], count: 0 };
+    let mut comparison = Comparison::new(&home);
     let text = format!("host=localhost port={port} user=u_trust dbname=shop sslrootcert={root}");
     for mode in ["prefer", "require", "verify-ca", "verify-full"] {
         for list in [&revoked, &others, &expired, &foreign] {
@@ -213,7 +190,7 @@ async fn revoked_certificates_are_refused_as_by_psql() {
 
 #[tokio::test]
 async fn client_certificates_are_sent_or_refused_as_by_psql() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let port = cluster.port;
     let home = cluster.file("home/x", "", 0o644).parent().unwrap().to_owned();
     let file = |name: &str, content: &str, mode| cluster.file(name, content, mode).display().to_string();
@@ -238,7 +215,7 @@ async fn client_certificates_are_sent_or_refused_as_by_psql() {
         (file("expired.crt", &expired, 0o644), file("expired.key", &expired_key, 0o600)),
         (file("foreign.crt", &foreign, 0o644), file("foreign.key", &foreign_key, 0o600)),
     ];
-    let mut comparison = Comparison { home: &home, differences: vec![], count: 0 };
+    let mut comparison = Comparison::new(&home);
     for user in ["u_cert", "u_both password=secret", "u_trust"] {
         for mode in ["prefer", "require"] {
             for max in ["TLSv1.2", "TLSv1.3"] {
