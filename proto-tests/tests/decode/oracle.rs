@@ -96,6 +96,20 @@ pub fn expected(message: &Message<'_>) -> Theirs {
     }
 }
 
+/// What a `PREPARE TRANSACTION` tells three times: where it begins, where it ends, and where it ends in a stream.
+macro_rules! prepared {
+    ($m:ident, $kind:ident { $($field:ident: $value:expr)? }) => {
+        Theirs::$kind {
+            $($field: $value,)?
+            prepare_lsn: $m.prepare_lsn.0,
+            end_lsn: $m.end_lsn.0,
+            timestamp: $m.prepare_time_us,
+            xid: $m.xid,
+            gid: $m.gid.to_string(),
+        }
+    };
+}
+
 fn expected_of_transaction(message: &Message<'_>) -> Theirs {
     match message {
         Message::StreamStart(m) => Theirs::StreamStart { xid: m.xid, first_segment: m.first },
@@ -112,21 +126,9 @@ fn expected_of_transaction(message: &Message<'_>) -> Theirs {
             abort_lsn: m.at.map(|at| at.lsn.0),
             abort_timestamp: m.at.map(|at| at.time_us),
         },
-        Message::BeginPrepare(m) => Theirs::BeginPrepare {
-            prepare_lsn: m.prepare_lsn.0,
-            end_lsn: m.end_lsn.0,
-            timestamp: m.prepare_time_us,
-            xid: m.xid,
-            gid: m.gid.to_string(),
-        },
-        Message::Prepare(m) => Theirs::Prepare {
-            flags: 0,
-            prepare_lsn: m.prepare_lsn.0,
-            end_lsn: m.end_lsn.0,
-            timestamp: m.prepare_time_us,
-            xid: m.xid,
-            gid: m.gid.to_string(),
-        },
+        Message::BeginPrepare(m) => prepared!(m, BeginPrepare {}),
+        Message::Prepare(m) => prepared!(m, Prepare { flags: 0 }),
+        Message::StreamPrepare(m) => prepared!(m, StreamPrepare { flags: 0 }),
         Message::CommitPrepared(m) => Theirs::CommitPrepared {
             flags: 0,
             commit_lsn: m.commit_lsn.0,
@@ -141,14 +143,6 @@ fn expected_of_transaction(message: &Message<'_>) -> Theirs {
             rollback_end_lsn: m.rollback_end_lsn.0,
             prepare_timestamp: m.prepare_time_us,
             rollback_timestamp: m.rollback_time_us,
-            xid: m.xid,
-            gid: m.gid.to_string(),
-        },
-        Message::StreamPrepare(m) => Theirs::StreamPrepare {
-            flags: 0,
-            prepare_lsn: m.prepare_lsn.0,
-            end_lsn: m.end_lsn.0,
-            timestamp: m.prepare_time_us,
             xid: m.xid,
             gid: m.gid.to_string(),
         },
