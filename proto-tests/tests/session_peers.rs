@@ -1,12 +1,12 @@
 //! A broken, hostile or unusual peer gets a typed error in bounded time and memory, and never a password it may not have.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use seqshadow::conninfo::{Conninfo, Environment};
 use seqshadow::session::{self, ConnectError, ConnectErrorKind, Purpose, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 /// `tag`, length and body of a message.
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -44,30 +44,27 @@ enum Act {
     Hang,
 }
 
-/// What a peer heard so far.
-type Heard = Arc<Mutex<Vec<u8>>>;
-
-/// A peer that plays `acts` to its first connection.
-async fn peer(acts: Vec<Act>) -> (u16, Heard) {
+/// A peer that plays `acts` to its first connection; it gives all that it heard once it has ended.
+async fn peer(acts: Vec<Act>) -> (u16, JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let heard = Heard::default();
-    let hears = heard.clone();
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut acts = acts.into_iter();
         // Large enough for a whole packet: an act answers one.
         let mut buffer = Vec::with_capacity(8192);
+        let mut heard = Vec::new();
         while stream.read_buf(&mut buffer).await.unwrap_or(0) > 0 {
-            hears.lock().unwrap().append(&mut buffer);
+            heard.append(&mut buffer);
             if let Some(act) = acts.next()
                 && !play(&mut stream, act).await
             {
-                return;
+                break;
             }
         }
+        heard
     });
-    (port, heard)
+    (port, task)
 }
 
 async fn play(stream: &mut TcpStream, act: Act) -> bool {
@@ -97,14 +94,18 @@ async fn connect(text: &str) -> Result<Session, ConnectError> {
     result
 }
 
-/// Connects to a peer that plays `acts`, and returns what it heard.
-async fn against(acts: Vec<Act>, settings: &str) -> (Result<Session, ConnectError>, Vec<u8>) {
-    let (port, heard) = peer(acts).await;
-    let result = connect(&format!("host=127.0.0.1 port={port} {settings}")).await;
-    // What was sent before the failure is on its way.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let heard = heard.lock().unwrap().clone();
-    (result, heard)
+/// Connects to a peer that plays `acts`; with an error comes all that the peer heard.
+async fn against(acts: Vec<Act>, settings: &str) -> Result<Session, (ConnectError, Vec<u8>)> {
+    let (port, peer) = peer(acts).await;
+    match connect(&format!("host=127.0.0.1 port={port} {settings}")).await {
+        Ok(session) => Ok(session),
+        // The connection is closed, so the peer hears the end of what was sent.
+        Err(error) => Err((error, peer.await.unwrap())),
+    }
+}
+
+async fn refused(acts: Vec<Act>, settings: &str) -> ConnectError {
+    against(acts, settings).await.unwrap_err().0
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -125,16 +126,14 @@ async fn rubbish_is_a_protocol_error() {
     ];
     for (index, acts) in cases.into_iter().enumerate() {
         let settings = "sslmode=disable connect_timeout=2";
-        let (result, _) = against(acts, settings).await;
-        let kind = result.unwrap_err().kind();
+        let kind = refused(acts, settings).await.kind();
         let expected = if index == 6 { ConnectErrorKind::Timeout } else { ConnectErrorKind::Protocol };
         assert_eq!(kind, expected, "case {index}");
     }
-    let (result, _) =
-        against(vec![Act::Flood([auth(0, b""), flood.clone()].concat())], "sslmode=disable").await;
-    assert_eq!(result.unwrap_err().kind(), ConnectErrorKind::Protocol);
-    let (result, _) = against(vec![Act::Flood(message(b'N', b"\0"))], "sslmode=disable").await;
-    assert!(result.unwrap_err().to_string().contains("longer than"));
+    let flooded = refused(vec![Act::Flood([auth(0, b""), flood].concat())], "sslmode=disable").await;
+    assert_eq!(flooded.kind(), ConnectErrorKind::Protocol);
+    let flooded = refused(vec![Act::Flood(message(b'N', b"\0"))], "sslmode=disable").await;
+    assert!(flooded.to_string().contains("longer than"), "{flooded}");
 }
 
 #[tokio::test]
@@ -148,16 +147,14 @@ async fn nothing_in_the_clear_is_believed_before_tls() {
         (b"N", "does not support SSL"),
         (b"SHTTP", "unencrypted data"),
     ] {
-        let (result, _) = against(vec![Act::Say(answer.to_vec())], "sslmode=require").await;
-        let error = result.unwrap_err();
+        let error = refused(vec![Act::Say(answer.to_vec())], "sslmode=require").await;
         assert_eq!(error.kind(), ConnectErrorKind::Tls, "{error}");
         assert!(error.to_string().contains(part), "{error}");
         assert!(!error.to_string().contains("give me"), "{error}");
     }
     // A handshake with somebody who cannot.
     let acts = vec![Act::Say(b"S".to_vec()), Act::Say(b"rubbish that is not TLS".to_vec())];
-    let (result, _) = against(acts, "sslmode=require").await;
-    assert_eq!(result.unwrap_err().kind(), ConnectErrorKind::Tls);
+    assert_eq!(refused(acts, "sslmode=require").await.kind(), ConnectErrorKind::Tls);
 }
 
 #[tokio::test]
@@ -177,14 +174,14 @@ async fn a_password_is_not_given_to_who_may_not_ask() {
         (vec![Act::Say(auth(10, b"OAUTHBEARER\0\0"))], "", "OAUTHBEARER"),
         (vec![Act::Say(ready(&[]))], "sslcertmode=require", "did not request an SSL certificate"),
     ] {
-        let (result, heard) = against(acts, &format!("sslmode=disable {settings}")).await;
-        let error = result.unwrap_err();
+        let (error, heard) = against(acts, &format!("sslmode=disable {settings}")).await.unwrap_err();
         assert_eq!(error.kind(), ConnectErrorKind::Auth, "{error}");
         assert!(error.to_string().contains(part), "{settings}: {error}");
         assert!(!heard.is_empty() && !contains(&heard, b"hunter2"));
     }
-    let (result, heard) = against(vec![Act::Say(auth(3, b"")), Act::HangUp], "sslmode=disable").await;
-    assert!(contains(&heard, b"hunter2"), "{result:?}: the peer must hear what is sent");
+    let acts = vec![Act::Say(auth(3, b"")), Act::HangUp];
+    let (error, heard) = against(acts, "sslmode=disable").await.unwrap_err();
+    assert!(contains(&heard, b"hunter2"), "{error}: the peer must hear what is sent");
 }
 
 #[tokio::test]
@@ -214,8 +211,7 @@ async fn what_the_server_tells_is_kept() {
     let notice = message(b'N', b"SNOTICE\0C00000\0Mhello\0\0");
     let told = [("server_version", "9.6.24"), ("in_hot_standby", "off")];
     let bytes = [negotiate, ready(&told), notice.clone()].concat();
-    let (result, _) = against(vec![Act::Say(bytes)], "sslmode=disable").await;
-    let session = result.unwrap();
+    let session = against(vec![Act::Say(bytes)], "sslmode=disable").await.unwrap();
     assert_eq!(session.server_version_num(), Some(90_624));
     assert_eq!((session.backend_pid(), session.cancel_key()), (9, &[1, 2, 3, 4][..]));
     assert_eq!(session.parameter("in_hot_standby"), Some("off"));
@@ -242,10 +238,9 @@ async fn an_old_server_is_asked_for_its_role() {
         ("standby", "f", false),
     ] {
         let acts = vec![Act::Say(ready(&[("server_version", "13.4")])), Act::Say(answer(value))];
-        let (result, _) = against(acts, &format!("sslmode=disable target_session_attrs={wanted}")).await;
-        match result {
+        match against(acts, &format!("sslmode=disable target_session_attrs={wanted}")).await {
             Ok(_) => assert!(fits, "{wanted} {value}"),
-            Err(error) => {
+            Err((error, _)) => {
                 assert!(!fits && error.kind() == ConnectErrorKind::NotWanted, "{wanted} {value}: {error}");
             }
         }
@@ -260,8 +255,7 @@ async fn poolers_are_recognised_by_their_refusal() {
         ("0A000", "Feature not supported: RDS Proxy currently does not support replication", true),
         ("42501", "must be superuser or replication role to start walsender", false),
     ] {
-        let (result, _) = against(vec![Act::Say(error(sqlstate, text))], "sslmode=disable").await;
-        let error = result.unwrap_err();
+        let error = refused(vec![Act::Say(error(sqlstate, text))], "sslmode=disable").await;
         assert_eq!(error.is_pooler_refusal(), pooler, "{text}");
         assert_eq!(error.sqlstate(), Some(sqlstate));
     }
