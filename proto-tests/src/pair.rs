@@ -106,6 +106,14 @@ impl Pair {
         connect(&self.subscriber_conninfo()).await
     }
 
+    /// Superusers' connections to the publisher's and to the subscriber's database.
+    ///
+    /// # Errors
+    /// When a server refuses.
+    pub async fn clients(&self) -> Result<(Client, Client)> {
+        Ok((self.on_publisher().await?, self.on_subscriber().await?))
+    }
+
     /// Runs the same SQL on both sides.
     ///
     /// # Errors

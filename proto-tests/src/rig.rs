@@ -1,5 +1,6 @@
 //! The smallest thing that can break: one table and one sequence, replicated, and `seqshadow` beside them.
 
+use crate::fault_proxy::FaultProxy;
 use crate::pair::{Pair, PairOptions, confirmed};
 use crate::sequence;
 use crate::shadow::{Finished, Shadow};
@@ -83,6 +84,36 @@ impl Rig {
             sequence::past(&client, SEQUENCE, id).await
         })
         .await
+    }
+
+    /// Inserts rows, waits until the subscriber's next value is past them, and gives the largest id.
+    ///
+    /// # Errors
+    /// Those of [`insert`](Self::insert) and [`wait_past`](Self::wait_past).
+    pub async fn follows(&self, rows: i32) -> Result<i64> {
+        let id = self.insert(rows).await?;
+        self.wait_past(id).await?;
+        Ok(id)
+    }
+
+    /// A network to the publisher that can fail, and the flag that leads `seqshadow` through it.
+    ///
+    /// # Errors
+    /// When there is no port to listen on.
+    pub async fn faulty_publisher(&self) -> Result<(FaultProxy, String)> {
+        let proxy = FaultProxy::start(self.pair.publisher.port()).await?;
+        let flag = format!("--publisher={}", proxy.conninfo(&self.pair.shadow_publisher_conninfo()));
+        Ok((proxy, flag))
+    }
+
+    /// As [`faulty_publisher`](Self::faulty_publisher), to the subscriber.
+    ///
+    /// # Errors
+    /// When there is no port to listen on.
+    pub async fn faulty_subscriber(&self) -> Result<(FaultProxy, String)> {
+        let proxy = FaultProxy::start(self.pair.subscriber.port()).await?;
+        let flag = format!("--subscriber={}", proxy.conninfo(&self.pair.shadow_subscriber_conninfo()));
+        Ok((proxy, flag))
     }
 
     /// What our slot has confirmed; `None` without a slot.

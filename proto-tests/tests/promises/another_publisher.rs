@@ -26,8 +26,7 @@ async fn an_older_copy_of_the_publisher_is_followed_from_its_own_positions() -> 
     rig.pair.on_both("CREATE SEQUENCE lone").await?;
     rig.pair.grant(&["public"]).await?;
     let shadow = rig.start(&["--refresh-interval=1s"])?;
-    let first = rig.insert(100).await?;
-    rig.wait_past(first).await?;
+    rig.follows(100).await?;
 
     let data = rig.pair.publisher.data_dir();
     let older = data.with_file_name("older");
@@ -40,8 +39,7 @@ async fn an_older_copy_of_the_publisher_is_followed_from_its_own_positions() -> 
         .batch_execute("CREATE TABLE other AS SELECT repeat('x', 500) FROM generate_series(1, 20000)")
         .await?;
     publisher.batch_execute("SELECT nextval('lone') FROM generate_series(1, 50)").await?;
-    let second = rig.insert(1000).await?;
-    rig.wait_past(second).await?;
+    rig.follows(1000).await?;
     let end: String = publisher.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
     let far: Lsn = end.parse()?;
     rig.wait_confirmed(far).await?;
@@ -59,8 +57,7 @@ async fn an_older_copy_of_the_publisher_is_followed_from_its_own_positions() -> 
     wait_for(&subscriber, "the polled sequence is ahead", "SELECT last_value >= 9000 FROM lone").await?;
     // And so is the one in the stream, which is confirmed no further than the copy's WAL goes.
     publisher.batch_execute("SELECT setval('orders_id_seq', 50000)").await?;
-    let third = rig.insert(10).await?;
-    rig.wait_past(third).await?;
+    rig.follows(10).await?;
     wait_until("the copy's own position to be confirmed", PATIENCE, async || {
         let now = confirmed(&publisher, SLOT).await?;
         let row = publisher.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?;

@@ -30,7 +30,7 @@ impl Servers {
         pair.grant(&["public"]).await?;
         pair.replicate_all().await?;
         let shadow = start(&pair, &[])?;
-        let (publisher, subscriber) = (pair.on_publisher().await?, pair.on_subscriber().await?);
+        let (publisher, subscriber) = pair.clients().await?;
         Ok(Servers { shadow, pair, publisher, subscriber })
     }
 
@@ -145,7 +145,7 @@ async fn a_table_that_is_published_later() {
     pair.subscribe(&Subscription::to("sub", &["pub"])).await.unwrap();
     pair.wait_for_sync().await.unwrap();
     let shadow = start(&pair, &[]).unwrap();
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     publisher.batch_execute("ALTER PUBLICATION pub ADD TABLE b").await.unwrap();
     subscriber.batch_execute("ALTER SUBSCRIPTION sub REFRESH PUBLICATION").await.unwrap();
     shadow

@@ -96,8 +96,7 @@ async fn servers_that_cannot_be_reached_end_with_3() -> Result<()> {
     // With the right ones it works, and says nothing of them either.
     let good = [&format!("--publisher={publisher}"), &format!("--subscriber={subscriber}"), "-vv"];
     let mut shadow = rig.start(&good.map(AsRef::as_ref))?;
-    let id = rig.insert(10).await?;
-    rig.wait_past(id).await?;
+    rig.follows(10).await?;
     shadow.signal(Signal::TERM);
     assert_eq!(shadow.wait_exit(PATIENCE)?.code(), Some(0));
     let logged = shadow.stderr_lines().join("\n");

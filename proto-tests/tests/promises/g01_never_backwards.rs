@@ -124,7 +124,7 @@ async fn beside(slots: &[&str]) {
     .await
     .unwrap();
     let shadows: Vec<_> = slots.iter().map(|slot| start(&pair, &[slot]).unwrap()).collect();
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     let conninfo = pair.subscriber_conninfo();
     let sequences = [("up", "up_id_seq", 1), ("down", "down_id_seq", -1)];
     let applications =

@@ -17,8 +17,7 @@ use std::time::Duration;
 async fn a_locked_sequence_holds_the_confirmation() -> Result<()> {
     let rig = Rig::new(17, 15).await?;
     let shadow = rig.start(&["--lead=32"])?;
-    let id = rig.insert(10).await?;
-    rig.wait_past(id).await?;
+    rig.follows(10).await?;
     let locker = rig.pair.on_subscriber().await?;
     locker.batch_execute("BEGIN; ALTER SEQUENCE orders_id_seq OWNER TO postgres").await?;
     let before = rig.pair.publisher_lsn().await?;

@@ -96,7 +96,7 @@ impl Scene {
             }
         }
         let journal = load.stop().await?;
-        let (publisher, subscriber) = (self.pair.on_publisher().await?, self.pair.on_subscriber().await?);
+        let (publisher, subscriber) = self.pair.clients().await?;
         let shadow = &mut self.shadow;
         let zoo = &self.zoo;
         wait_until("every sequence past every committed id", PATIENCE, async || {

@@ -5,7 +5,6 @@
 
 use anyhow::Result;
 use proto_tests::fake_publisher::{FakePublisherOptions, Step};
-use proto_tests::fault_proxy::FaultProxy;
 use proto_tests::pair::{DATABASE, PairOptions};
 use proto_tests::rig::{Rig, insert};
 use proto_tests::shadow::Shadow;
@@ -24,8 +23,7 @@ fn count(shadow: &Shadow, text: &str) -> usize {
 async fn a_slot_that_somebody_drops_is_made_again() -> Result<()> {
     let rig = Rig::new(17, 18).await?;
     let shadow = rig.start(&[SUMMARY])?;
-    let first = rig.insert(10).await?;
-    rig.wait_past(first).await?;
+    rig.follows(10).await?;
     let publisher = rig.pair.on_publisher().await?;
     // The walsender is thrown out and the slot dropped before it can be back.
     wait_until("the drop", PATIENCE, async || {
@@ -58,11 +56,9 @@ async fn an_invalidated_slot_is_made_again() -> Result<()> {
             ..PairOptions::default()
         };
         let rig = Rig::with(major, 15, options).await?;
-        let proxy = FaultProxy::start(rig.pair.publisher.port()).await?;
-        let address = format!("--publisher={}", proxy.conninfo(&rig.pair.shadow_publisher_conninfo()));
+        let (proxy, address) = rig.faulty_publisher().await?;
         let shadow = rig.start(&[&address, SUMMARY])?;
-        let id = rig.insert(10).await?;
-        rig.wait_past(id).await?;
+        rig.follows(10).await?;
         // The publisher cannot be reached, and removes what our slot needs.
         proxy.refuse(true);
         proxy.cut();
@@ -138,11 +134,9 @@ async fn a_publisher_that_speaks_german_is_understood() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_temporary_slot_goes_with_its_connection_and_comes_again() -> Result<()> {
     let rig = Rig::new(14, 16).await?;
-    let proxy = FaultProxy::start(rig.pair.publisher.port()).await?;
-    let address = format!("--publisher={}", proxy.conninfo(&rig.pair.shadow_publisher_conninfo()));
+    let (proxy, address) = rig.faulty_publisher().await?;
     let shadow = rig.start(&["--temporary-slot", &address, SUMMARY])?;
-    let id = rig.insert(10).await?;
-    rig.wait_past(id).await?;
+    rig.follows(10).await?;
     proxy.refuse(true);
     proxy.cut();
     let gone = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'ours')";
@@ -162,8 +156,7 @@ async fn a_temporary_slot_goes_with_its_connection_and_comes_again() -> Result<(
 async fn wal_held_for_a_subscriber_that_is_away_has_a_ceiling() -> Result<()> {
     let rig = Rig::new(16, 15).await?;
     let shadow = rig.start(&["--max-retained-wal=64MB", SUMMARY])?;
-    let id = rig.insert(10).await?;
-    rig.wait_past(id).await?;
+    rig.follows(10).await?;
     rig.pair.subscriber.kill9();
     let publisher = rig.pair.on_publisher().await?;
     publisher.batch_execute("CREATE TABLE bulk (filler text)").await?;

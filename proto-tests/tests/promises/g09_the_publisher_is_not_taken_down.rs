@@ -4,7 +4,7 @@
 //! that matches everybody, and a subscriber that hangs for longer than `wal_sender_timeout`.
 
 use anyhow::Result;
-use proto_tests::fault_proxy::{Direction, FaultProxy};
+use proto_tests::fault_proxy::Direction;
 use proto_tests::pair::PairOptions;
 use proto_tests::rig::{Rig, insert};
 use proto_tests::sidecar::SLOT;
@@ -17,8 +17,7 @@ async fn a_fast_shutdown_ends_while_the_subscriber_is_down() -> Result<()> {
     for major in [13, 17] {
         let rig = Rig::new(major, 15).await?;
         let shadow = rig.start(&[])?;
-        let id = rig.insert(100).await?;
-        rig.wait_past(id).await?;
+        rig.follows(100).await?;
         rig.pair.subscriber.kill9();
         // Far enough that no lead covers it: these ids cannot be confirmed.
         let id = rig.insert(20_000).await?;
@@ -44,11 +43,9 @@ async fn a_fast_shutdown_ends_and_the_stream_lives_while_the_subscriber_hangs() 
         ..PairOptions::default()
     };
     let rig = Rig::with(17, 15, options).await?;
-    let proxy = FaultProxy::start(rig.pair.subscriber.port()).await?;
-    let address = format!("--subscriber={}", proxy.conninfo(&rig.pair.shadow_subscriber_conninfo()));
+    let (proxy, address) = rig.faulty_subscriber().await?;
     let shadow = rig.start(&[&address])?;
-    let id = rig.insert(100).await?;
-    rig.wait_past(id).await?;
+    rig.follows(100).await?;
     let publisher = rig.pair.on_publisher().await?;
     let walsender = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
     let before: Option<i32> = publisher.query_one(walsender, &[&SLOT]).await?.get(0);
@@ -80,8 +77,7 @@ async fn a_fast_shutdown_ends_and_the_stream_lives_while_the_subscriber_hangs() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_never_wait_for_us() -> Result<()> {
     let rig = Rig::new(17, 15).await?;
-    let proxy = FaultProxy::start(rig.pair.subscriber.port()).await?;
-    let address = format!("--subscriber={}", proxy.conninfo(&rig.pair.shadow_subscriber_conninfo()));
+    let (proxy, address) = rig.faulty_subscriber().await?;
     let shadow = rig.start(&[&address])?;
     // While it runs, and then from the start.
     rig.pair.publisher.configure(&[("synchronous_standby_names", "seqshadow")])?;

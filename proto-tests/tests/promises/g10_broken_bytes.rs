@@ -172,8 +172,7 @@ async fn a_stream_that_is_cut_at_any_byte_converges() -> Result<()> {
     eprintln!("SEQSHADOW_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let rig = Rig::new(12, 15).await?;
-    let proxy = FaultProxy::start(rig.pair.publisher.port()).await?;
-    let address = format!("--publisher={}", proxy.conninfo(&rig.pair.shadow_publisher_conninfo()));
+    let (proxy, address) = rig.faulty_publisher().await?;
     // Polls must not be what finds the ids, but the seed after each cut may be.
     let mut shadow = rig.start(&[&address, "--poll-interval=1h"])?;
     let mut last = 0;

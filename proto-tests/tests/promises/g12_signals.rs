@@ -1,7 +1,7 @@
 //! Promise 12: SIGTERM ends within the grace period whatever hangs; SIGHUP with a bad configuration keeps the old one.
 
 use anyhow::Result;
-use proto_tests::fault_proxy::{Direction, FaultProxy};
+use proto_tests::fault_proxy::Direction;
 use proto_tests::rig::{Rig, SEQUENCE};
 use proto_tests::sequence::next_value;
 use proto_tests::shadow::{Shadow, Signal};
@@ -21,19 +21,14 @@ async fn ends(mut shadow: Shadow, within: Duration, what: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_ends_within_the_grace_whatever_hangs() -> Result<()> {
     let rig = Rig::new(17, 15).await?;
-    let publisher = FaultProxy::start(rig.pair.publisher.port()).await?;
-    let subscriber = FaultProxy::start(rig.pair.subscriber.port()).await?;
-    let addresses = [
-        format!("--publisher={}", publisher.conninfo(&rig.pair.shadow_publisher_conninfo())),
-        format!("--subscriber={}", subscriber.conninfo(&rig.pair.shadow_subscriber_conninfo())),
-    ];
-    let start = || rig.start(&[&addresses[0], &addresses[1], "--grace=3s"]);
+    let (publisher, to_publisher) = rig.faulty_publisher().await?;
+    let (subscriber, to_subscriber) = rig.faulty_subscriber().await?;
+    let start = || rig.start(&[&to_publisher, &to_subscriber, "--grace=3s"]);
     let both = [Direction::ToServer, Direction::ToClient];
 
     // Nothing hangs: the publisher is told farewell, and what was confirmed stays confirmed.
     let shadow = start()?;
-    let id = rig.insert(100).await?;
-    rig.wait_past(id).await?;
+    rig.follows(100).await?;
     rig.wait_confirmed(rig.pair.publisher_lsn().await?).await?;
     ends(shadow, Duration::from_secs(2), "nothing hangs").await?;
 
@@ -68,11 +63,9 @@ async fn sigterm_ends_within_the_grace_whatever_hangs() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_peer_is_noticed() -> Result<()> {
     let rig = Rig::new(16, 15).await?;
-    let proxy = FaultProxy::start(rig.pair.publisher.port()).await?;
-    let address = format!("--publisher={}", proxy.conninfo(&rig.pair.shadow_publisher_conninfo()));
+    let (proxy, address) = rig.faulty_publisher().await?;
     let shadow = rig.start(&[&address])?;
-    let id = rig.insert(10).await?;
-    rig.wait_past(id).await?;
+    rig.follows(10).await?;
     // Swallowed, with the connections left open.
     proxy.stall(Direction::ToServer, true);
     proxy.stall(Direction::ToClient, true);
@@ -92,8 +85,7 @@ async fn sighup_takes_a_good_configuration_and_no_bad_one() -> Result<()> {
     std::fs::write(file.path(), "lead = 50\n")?;
     let config = format!("--config={}", file.path().display());
     let mut shadow = rig.start(&[&config])?;
-    let id = rig.insert(10).await?;
-    rig.wait_past(id).await?;
+    let id = rig.follows(10).await?;
     let subscriber = rig.pair.on_subscriber().await?;
 
     for bad in ["lead = 'many'\n", "lead = \n", "leed = 3\n", "publication = 'other'\nlead = 9\n"] {
@@ -113,6 +105,6 @@ async fn sighup_takes_a_good_configuration_and_no_bad_one() -> Result<()> {
         Ok(Probe::when(next > id + 6000, || format!("{next}")))
     })
     .await?;
-    let id = rig.insert(10_000).await?;
-    rig.wait_past(id).await
+    rig.follows(10_000).await?;
+    Ok(())
 }

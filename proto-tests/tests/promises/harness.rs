@@ -23,7 +23,7 @@ async fn native_replication_leaves_the_sequences_behind_and_the_oracle_sees_it()
 async fn replicate_and_judge(publisher_major: u32, subscriber_major: u32) -> anyhow::Result<()> {
     let pair = Pair::new(publisher_major, subscriber_major).await?;
     let zoo = Zoo::replicated(&pair).await?;
-    let (publisher, subscriber) = (pair.on_publisher().await?, pair.on_subscriber().await?);
+    let (publisher, subscriber) = pair.clients().await?;
 
     let watcher = Watcher::start(&pair.subscriber_conninfo(), &zoo);
     let options = LoadOptions { two_phase: true, rows_max: 300, ..LoadOptions::default() };

@@ -34,7 +34,7 @@ impl Servers {
         let pair = Pair::new(17, 18).await?;
         pair.on_both(ddl).await?;
         pair.grant(&["public"]).await?;
-        let (publisher, subscriber) = (pair.on_publisher().await?, pair.on_subscriber().await?);
+        let (publisher, subscriber) = pair.clients().await?;
         Ok(Servers { pair, publisher, subscriber })
     }
 

@@ -12,7 +12,7 @@ async fn only_the_locked_sequence_waits_and_its_ids_are_not_confirmed_meanwhile(
     let tables: String = (0..40).map(|i| format!("CREATE TABLE t{i} (id serial PRIMARY KEY);")).collect();
     pair.replicate(&tables).await.unwrap();
     let shadow = start(&pair, &["--lead=5", "--status-interval=200ms"]).unwrap();
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
 
     let truncating = pair.on_subscriber().await.unwrap();
     truncating.batch_execute("BEGIN; TRUNCATE t7 RESTART IDENTITY").await.unwrap();
@@ -100,7 +100,7 @@ async fn after_a_reconnect_quiet_sequences_hold_nothing_back() {
         .await
         .unwrap();
     let shadow = start(&pair, &[]).unwrap();
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     publisher
         .batch_execute("INSERT INTO quiet DEFAULT VALUES; INSERT INTO busy DEFAULT VALUES")
         .await

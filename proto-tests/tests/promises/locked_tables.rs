@@ -20,7 +20,7 @@ async fn pair(publisher: u32, subscriber: u32, ddl: &str) -> Pair {
 
 /// Advances `blind` on the publisher again and again, so that every kind of poll comes to its turn.
 async fn is_followed_by_polls(pair: &Pair) {
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     for _ in 0..12 {
         let next = next_value(&subscriber, "blind").await.unwrap();
         publisher.execute("SELECT setval('blind', $1)", &[&next]).await.unwrap();

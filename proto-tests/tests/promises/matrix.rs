@@ -52,7 +52,7 @@ fn version(major: u32) -> String {
 async fn converge(publisher_major: u32, subscriber_major: u32) -> Result<()> {
     let pair = Pair::new(publisher_major, subscriber_major).await?;
     let zoo = Zoo::replicated(&pair).await?;
-    let (publisher, subscriber) = (pair.on_publisher().await?, pair.on_subscriber().await?);
+    let (publisher, subscriber) = pair.clients().await?;
     let watcher = Watcher::start(&pair.subscriber_conninfo(), &zoo);
 
     // It is started under load, as it will be in production.

@@ -21,7 +21,7 @@ async fn the_largest_integer_typed_in_by_hand_is_set_aside() {
     let pair = stage(ORDERS).await;
     pair.replicate_all().await.unwrap();
     let shadow = start(&pair, &["--lead=32"]).unwrap();
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     // A stream that has been quiet until now knows what is too far, too.
     publisher.batch_execute("INSERT INTO orders (id) VALUES (2147483647)").await.unwrap();
     let line = shadow.wait_for_line(SET_ASIDE, PATIENCE).unwrap();

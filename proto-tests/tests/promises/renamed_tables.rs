@@ -27,7 +27,7 @@ async fn pair() -> Pair {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renamed_table_is_followed_from_all_three_sources() {
     let pair = pair().await;
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     publisher.batch_execute("INSERT INTO orders VALUES (1000)").await.unwrap();
     let more = ["--publication=pub", "--rename=public.orders=shop.\"Bestellungen\""];
     let shadow = start(&pair, &more).unwrap();
@@ -48,7 +48,7 @@ async fn a_renamed_table_is_followed_from_all_three_sources() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_map_it_is_not_published_and_said_to_be_so() {
     let pair = pair().await;
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     let shadow = start(&pair, &["--publication=pub"]).unwrap();
     publisher
         .batch_execute("INSERT INTO orders VALUES (3000); INSERT INTO plain VALUES (3000)")

@@ -32,8 +32,7 @@ async fn sequences_are_protected_while_the_slot_waits_and_an_end_leaves_nothing_
         rig.wait_past(before).await?;
         let line = shadow.wait_for_line("the slot cannot be created before", PATIENCE)?;
         assert!(line.contains(&format!("pid {pid} in database postgres")), "{line}");
-        let id = rig.insert(10_000).await?;
-        rig.wait_past(id).await?;
+        rig.follows(10_000).await?;
 
         shadow.signal(Signal::TERM);
         let (status, took) = timed(async { shadow.wait_exit(PATIENCE) }).await?;
@@ -46,8 +45,7 @@ async fn sequences_are_protected_while_the_slot_waits_and_an_end_leaves_nothing_
         shadow.wait_for_line("the slot cannot be created before", PATIENCE)?;
         writer.batch_execute("COMMIT").await?;
         shadow.wait_for_line("replication slot created", PATIENCE)?;
-        let id = rig.insert(10_000).await?;
-        rig.wait_past(id).await?;
+        rig.follows(10_000).await?;
         rig.wait_confirmed(rig.pair.publisher_lsn().await?).await?;
     }
     Ok(())
@@ -64,11 +62,9 @@ async fn a_kill_while_the_slot_waits_converges() -> Result<()> {
     shadow.kill9();
     let shadow = rig.spawn(&[])?;
     shadow.wait_for_line("the sequences are protected", PATIENCE)?;
-    let id = rig.insert(10_000).await?;
-    rig.wait_past(id).await?;
+    rig.follows(10_000).await?;
     writer.batch_execute("COMMIT").await?;
-    let id = rig.insert(10_000).await?;
-    rig.wait_past(id).await?;
+    rig.follows(10_000).await?;
     rig.wait_confirmed(rig.pair.publisher_lsn().await?).await?;
     let active = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'ours' AND active)";
     wait_for(&rig.pair.publisher_conninfo(), "our slot streams", active).await

@@ -143,14 +143,12 @@ async fn another_seqshadow_is_waited_for_and_relieved() -> Result<()> {
         let second = rig.spawn(&[])?;
         second.wait_for_line("standing by until it is free", PATIENCE)?;
         second.wait_for_line("the sequences are protected", PATIENCE)?;
-        let id = rig.insert(100).await?;
-        rig.wait_past(id).await?;
+        rig.follows(100).await?;
         first.kill9();
         let id = rig.insert(1000).await?;
         second.wait_for_line("the slot is free", PATIENCE)?;
         rig.wait_past(id).await?;
-        let id = rig.insert(1000).await?;
-        rig.wait_past(id).await?;
+        rig.follows(1000).await?;
         rig.wait_confirmed(rig.pair.publisher_lsn().await?).await?;
         assert_eq!(second.complaints(), Vec::<String>::new(), "standing by is nothing to complain about");
         // A third one relieves a second one that ends in order.

@@ -23,7 +23,7 @@ async fn stage(ddl: &str, flags: &[&str]) -> Stage {
     let pair = Pair::with(16, 15, options).await.unwrap();
     pair.replicate(ddl).await.unwrap();
     let shadow = start(&pair, flags).unwrap();
-    let (publisher, subscriber) = (pair.on_publisher().await.unwrap(), pair.on_subscriber().await.unwrap());
+    let (publisher, subscriber) = pair.clients().await.unwrap();
     Stage { pair, publisher, subscriber, shadow }
 }
 
