@@ -6,7 +6,7 @@ use proto_tests::pair::Pair;
 use proto_tests::publication::Subscription;
 use proto_tests::sequence::{next_value, wait_past};
 use proto_tests::shadow::Shadow;
-use proto_tests::sidecar::{command, start};
+use proto_tests::sidecar::{SLOT, command, start};
 use proto_tests::sql::PATIENCE;
 use std::collections::BTreeMap;
 
@@ -136,7 +136,15 @@ async fn a_right_that_is_granted_later_brings_the_sequence_back() {
     let shadow = start(&pair, &[]).unwrap();
     let publisher = pair.on_publisher().await.unwrap();
     let subscriber = pair.on_subscriber().await.unwrap();
-    publisher.batch_execute("SELECT setval('hidden_on_publisher', 700); INSERT INTO not_granted SELECT nextval('not_granted_id_seq') FROM generate_series(1, 50)").await.unwrap();
+    publisher
+        .batch_execute(
+            "SELECT setval('hidden_on_publisher', 700), setval('standalone', 700); \
+             INSERT INTO not_granted SELECT nextval('not_granted_id_seq') FROM generate_series(1, 50)",
+        )
+        .await
+        .unwrap();
+    // The polls have been there since.
+    wait_past(&subscriber, "standalone", 700).await.unwrap();
     assert_eq!(next_value(&subscriber, "hidden_on_publisher").await.unwrap(), 1);
     publisher.batch_execute("GRANT SELECT ON SEQUENCE hidden_on_publisher TO shadow").await.unwrap();
     subscriber
@@ -180,6 +188,7 @@ async fn a_bad_pattern_is_refused_and_no_sequence_at_all_is_said() {
         .batch_execute("INSERT INTO t SELECT FROM generate_series(1, 9)")
         .await
         .unwrap();
-    pair.catch_up().await.unwrap();
+    let end = pair.publisher_lsn().await.unwrap();
+    pair.wait_for_catchup(SLOT, end).await.unwrap();
     assert_eq!(next_value(&pair.on_subscriber().await.unwrap(), "t_id_seq").await.unwrap(), 1);
 }

@@ -18,13 +18,18 @@ fn mending_sql(line: &str) -> String {
 
 /// Waits for the word that `sequence` is held.
 fn wait_held(shadow: &Shadow, sequence: &str) -> String {
-    let mut seen = 0;
+    wait_held_after(shadow, 0, sequence)
+}
+
+/// As [`wait_held`], after the first `seen` lines.
+fn wait_held_after(shadow: &Shadow, mut seen: usize, sequence: &str) -> String {
     loop {
         let line = shadow.wait_for_line_after(seen, "the sequence is held", PATIENCE).unwrap();
         if line.contains(sequence) {
             return line;
         }
-        seen = shadow.stderr_lines().iter().position(|other| *other == line).unwrap() + 1;
+        let lines = shadow.stderr_lines();
+        seen += lines[seen..].iter().position(|other| *other == line).unwrap() + 1;
     }
 }
 
@@ -103,11 +108,12 @@ async fn missing_rights_hold_one_sequence_until_they_are_granted() {
     let held = shadow.stderr_lines().iter().filter(|line| line.contains("the sequence is held")).count();
     assert_eq!(held, 4, "{:#?}", shadow.complaints());
     // Once mended it is proven again before it is confirmed: lock it, and the position must wait for it.
+    let seen = shadow.stderr_lines().len();
     let locking = pair.on_subscriber().await.unwrap();
     locking.batch_execute("BEGIN; ALTER SEQUENCE nothing_id_seq RESTART").await.unwrap();
     insert(&publisher, "nothing", 5000).await;
     let locked_at = pair.publisher_lsn().await.unwrap();
-    wait_held(&shadow, "nothing_id_seq");
+    wait_held_after(&shadow, seen, "nothing_id_seq");
     insert(&publisher, "fine", 5000).await;
     wait_past(&subscriber, "fine_id_seq", 11_100).await.unwrap();
     assert!(confirmed(&publisher, SLOT).await.unwrap().is_some_and(|confirmed| confirmed < locked_at));

@@ -7,7 +7,7 @@ use anyhow::Result;
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sequence::{next_value, past, wait_past};
-use proto_tests::sidecar::{command, start};
+use proto_tests::sidecar::{SLOT, command, start};
 use proto_tests::sql::{PATIENCE, wait_until};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -96,7 +96,8 @@ async fn prepared_and_then_committed_or_rolled_back() {
     servers.on_publisher("COMMIT PREPARED 'a'").await;
     servers.on_publisher("ROLLBACK PREPARED 'b'").await;
     servers.wait_past(SEQUENCE, 4000).await;
-    servers.pair.catch_up().await.unwrap();
+    let end = servers.pair.publisher_lsn().await.unwrap();
+    servers.pair.wait_for_catchup(SLOT, end).await.unwrap();
     assert!(servers.next(SEQUENCE).await < 8000, "nobody has 8000");
 }
 
