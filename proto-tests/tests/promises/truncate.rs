@@ -1,30 +1,21 @@
 //! The subscriber's sequences go back by themselves: native apply of `TRUNCATE … RESTART IDENTITY`, a `setval` by hand,
 //! a restore. Each is healed and counted, and after a truncate marks begin anew.
 
-use proto_tests::pair::{Pair, PairOptions};
-use proto_tests::sequence::{state, wait_for_value, wait_past};
+use crate::stage::Stage;
+use proto_tests::pair::PairOptions;
+use proto_tests::sequence::{state, wait_for_value};
 use proto_tests::shadow::Shadow;
 use proto_tests::sidecar::{SLOT, start};
 use proto_tests::sql::PATIENCE;
 use std::time::{Duration, Instant};
-use tokio_postgres::Client;
 
-struct Stage {
-    pair: Pair,
-    publisher: Client,
-    subscriber: Client,
-    shadow: Shadow,
-}
-
-async fn stage(ddl: &str, flags: &[&str]) -> Stage {
+async fn stage(ddl: &str, flags: &[&str]) -> (Stage, Shadow) {
     // 64 kB, so that a few thousand rows are streamed before they commit.
     let mut options = PairOptions::default();
     options.publisher = options.publisher.set("logical_decoding_work_mem", "64kB");
-    let pair = Pair::with(16, 15, options).await.unwrap();
-    pair.replicate(ddl).await.unwrap();
-    let shadow = start(&pair, flags).unwrap();
-    let (publisher, subscriber) = pair.clients().await.unwrap();
-    Stage { pair, publisher, subscriber, shadow }
+    let stage = Stage::replicating_with(16, 15, options, ddl).await.unwrap();
+    let shadow = start(&stage.pair, flags).unwrap();
+    (stage, shadow)
 }
 
 const ORDERS: &str = "CREATE TABLE orders (id serial PRIMARY KEY, note text)";
@@ -35,16 +26,14 @@ const WENT_BACK: &str = "the sequence went back on the subscriber";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replicated_restart_is_healed_and_marks_begin_anew() {
-    let stage = stage(ORDERS, &["--lead=32"]).await;
-    stage.publisher.batch_execute(FILL).await.unwrap();
-    wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
+    let (stage, shadow) = stage(ORDERS, &["--lead=32"]).await;
+    stage.on_publisher(FILL).await;
+    stage.wait_past("orders_id_seq", 5000).await;
     stage.pair.catch_up().await.unwrap();
 
     stage
-        .publisher
-        .batch_execute("TRUNCATE orders RESTART IDENTITY; INSERT INTO orders (note) VALUES ('a'), ('b')")
-        .await
-        .unwrap();
+        .on_publisher("TRUNCATE orders RESTART IDENTITY; INSERT INTO orders (note) VALUES ('a'), ('b')")
+        .await;
     stage.pair.catch_up().await.unwrap();
     let applied = Instant::now();
     // Two ids and the lead of 32.
@@ -52,25 +41,21 @@ async fn a_replicated_restart_is_healed_and_marks_begin_anew() {
     wait_for_value(&stage.subscriber, "orders_id_seq", "near 2", anew).await.unwrap();
     // Two ticks of 200 ms, and what a busy machine adds.
     assert!(applied.elapsed() < Duration::from_secs(5), "{:?}", applied.elapsed());
-    stage.shadow.wait_for_line(WENT_BACK, PATIENCE).unwrap();
+    shadow.wait_for_line(WENT_BACK, PATIENCE).unwrap();
 
     // Marks go on from there, and the application's first insert is no duplicate.
-    stage
-        .publisher
-        .batch_execute("INSERT INTO orders (note) SELECT 'c' FROM generate_series(1, 300)")
-        .await
-        .unwrap();
-    wait_past(&stage.subscriber, "orders_id_seq", 302).await.unwrap();
+    stage.on_publisher("INSERT INTO orders (note) SELECT 'c' FROM generate_series(1, 300)").await;
+    stage.wait_past("orders_id_seq", 302).await;
     stage.pair.catch_up().await.unwrap();
-    stage.subscriber.batch_execute("INSERT INTO orders (note) VALUES ('after the cutover')").await.unwrap();
+    stage.on_subscriber("INSERT INTO orders (note) VALUES ('after the cutover')").await;
     let last = state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value;
     assert!(last < 2000, "the old maximum is forgotten, got {last}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_truncate_that_is_rolled_back_changes_nothing() {
-    let stage = stage(ORDERS, &["--lead=0"]).await;
-    stage.publisher.batch_execute(FILL).await.unwrap();
+    let (stage, shadow) = stage(ORDERS, &["--lead=0"]).await;
+    stage.on_publisher(FILL).await;
     // In a transaction, in a subtransaction, and streamed before it is decided.
     let streamed = "INSERT INTO orders (note) SELECT repeat('y', 200) FROM generate_series(1, 3000)";
     for sql in [
@@ -79,36 +64,34 @@ async fn a_truncate_that_is_rolled_back_changes_nothing() {
         format!("BEGIN; SAVEPOINT s; TRUNCATE orders RESTART IDENTITY; {streamed}; ROLLBACK TO s; {streamed}; COMMIT"),
         format!("BEGIN; TRUNCATE orders RESTART IDENTITY; {streamed}; ROLLBACK"),
     ] {
-        stage.publisher.batch_execute(&sql).await.unwrap();
+        stage.on_publisher(&sql).await;
     }
-    stage.publisher.batch_execute("INSERT INTO orders (note) VALUES ('last')").await.unwrap();
+    stage.on_publisher("INSERT INTO orders (note) VALUES ('last')").await;
     let last: i32 = stage.publisher.query_one("SELECT max(id) FROM orders", &[]).await.unwrap().get(0);
     assert!(last > 8000);
-    wait_past(&stage.subscriber, "orders_id_seq", last.into()).await.unwrap();
+    stage.wait_past("orders_id_seq", last.into()).await;
     stage.pair.catch_up().await.unwrap();
-    let lines = stage.shadow.stderr_lines();
+    let lines = shadow.stderr_lines();
     assert!(!lines.iter().any(|line| line.contains("restarted on the publisher")), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.contains(WENT_BACK)), "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_streamed_restart_counts_from_its_commit_on() {
-    let stage = stage(ORDERS, &["--lead=0"]).await;
-    stage.publisher.batch_execute(FILL).await.unwrap();
-    wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
+    let (stage, shadow) = stage(ORDERS, &["--lead=0"]).await;
+    stage.on_publisher(FILL).await;
+    stage.wait_past("orders_id_seq", 5000).await;
     stage
-        .publisher
-        .batch_execute(
+        .on_publisher(
             "BEGIN; TRUNCATE orders RESTART IDENTITY;
              INSERT INTO orders (note) SELECT repeat('y', 200) FROM generate_series(1, 3000); COMMIT",
         )
-        .await
-        .unwrap();
-    stage.shadow.wait_for_line("restarted on the publisher", PATIENCE).unwrap();
+        .await;
+    shadow.wait_for_line("restarted on the publisher", PATIENCE).unwrap();
     stage.pair.catch_up().await.unwrap();
     let there = |last| (3000..5000).contains(&last);
     wait_for_value(&stage.subscriber, "orders_id_seq", "at 3000 and short of 5000", there).await.unwrap();
-    stage.shadow.wait_for_line(WENT_BACK, PATIENCE).unwrap();
+    shadow.wait_for_line(WENT_BACK, PATIENCE).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,30 +100,28 @@ async fn a_shared_sequence_keeps_clear_of_the_table_that_was_not_truncated() {
                CREATE TABLE b (id int PRIMARY KEY DEFAULT nextval('a_id_seq'))";
     // First with the publisher's tables readable, then with the subscriber's alone.
     for revoke in ["SELECT 1", "REVOKE SELECT ON a, b FROM shadow"] {
-        let stage = stage(ddl, &[]).await;
-        stage.publisher.batch_execute(revoke).await.unwrap();
+        let (stage, shadow) = stage(ddl, &[]).await;
+        stage.on_publisher(revoke).await;
         stage
-            .publisher
-            .batch_execute(
+            .on_publisher(
                 "INSERT INTO a SELECT nextval('a_id_seq') FROM generate_series(1, 2000);
                             INSERT INTO b SELECT nextval('a_id_seq') FROM generate_series(1, 2000)",
             )
-            .await
-            .unwrap();
-        wait_past(&stage.subscriber, "a_id_seq", 4000).await.unwrap();
+            .await;
+        stage.wait_past("a_id_seq", 4000).await;
         stage.pair.catch_up().await.unwrap();
-        stage.publisher.batch_execute("TRUNCATE a RESTART IDENTITY").await.unwrap();
+        stage.on_publisher("TRUNCATE a RESTART IDENTITY").await;
         stage.pair.catch_up().await.unwrap();
-        stage.shadow.wait_for_line(WENT_BACK, PATIENCE).unwrap();
-        wait_past(&stage.subscriber, "a_id_seq", 4000).await.unwrap();
+        shadow.wait_for_line(WENT_BACK, PATIENCE).unwrap();
+        stage.wait_past("a_id_seq", 4000).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_setval_and_a_restore_are_healed_and_counted() {
-    let stage = stage(ORDERS, &["--summary-interval=1s"]).await;
-    stage.publisher.batch_execute(FILL).await.unwrap();
-    wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
+    let (stage, shadow) = stage(ORDERS, &["--summary-interval=1s"]).await;
+    stage.on_publisher(FILL).await;
+    stage.wait_past("orders_id_seq", 5000).await;
     stage.pair.catch_up().await.unwrap();
     let setbacks = [
         "SELECT setval('orders_id_seq', 17)",
@@ -149,19 +130,19 @@ async fn a_setval_and_a_restore_are_healed_and_counted() {
         "BEGIN; SELECT setval('orders_id_seq', 1, false); COMMIT",
     ];
     for (count, sql) in (1..).zip(setbacks) {
-        let seen = stage.shadow.stderr_lines().len();
-        stage.subscriber.batch_execute(sql).await.unwrap();
-        wait_past(&stage.subscriber, "orders_id_seq", 5000).await.unwrap();
-        let line = stage.shadow.wait_for_line_after(seen, WENT_BACK, PATIENCE).unwrap();
+        let seen = shadow.stderr_lines().len();
+        stage.on_subscriber(sql).await;
+        stage.wait_past("orders_id_seq", 5000).await;
+        let line = shadow.wait_for_line_after(seen, WENT_BACK, PATIENCE).unwrap();
         assert!(line.contains("WARN") && line.contains("orders_id_seq"), "{line}");
-        stage.shadow.wait_for_line(&format!("rewinds={count}"), PATIENCE).unwrap();
+        shadow.wait_for_line(&format!("rewinds={count}"), PATIENCE).unwrap();
     }
     // A little back, still past every mark: the ids between may have been handed out here.
     let now = state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value;
     assert!(now >= 5000, "{now}");
 
     // What is confirmed goes on after a setback.
-    stage.publisher.batch_execute("INSERT INTO orders (note) VALUES ('on')").await.unwrap();
+    stage.on_publisher("INSERT INTO orders (note) VALUES ('on')").await;
     let lsn = stage.pair.publisher_lsn().await.unwrap();
     stage.pair.wait_for_catchup(SLOT, lsn).await.unwrap();
 }
