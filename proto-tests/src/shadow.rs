@@ -158,6 +158,16 @@ impl Shadow {
             .with_context(|| format!("waiting for {pattern:?} on stderr"))
     }
 
+    /// As [`wait_for_line`](Self::wait_for_line), of what it prints.
+    ///
+    /// # Errors
+    /// As [`wait_for_line`](Self::wait_for_line).
+    pub fn wait_for_output(&self, pattern: &str, patience: Duration) -> Result<String> {
+        self.stdout.wait_for(pattern, 0, patience).with_context(|| {
+            format!("waiting for {pattern:?} on stdout; it logged:\n{}", self.stderr_lines().join("\n"))
+        })
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn stderr_lines(&self) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! Promise of the demonstration: it shows what it says, fits into 80 columns, and leaves nothing behind, however it
 //! ends.
 
-use proto_tests::shadow::{Shadow, ShadowCommand, Signal};
+use proto_tests::shadow::{ShadowCommand, Signal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,15 +44,6 @@ fn wait_until_nothing_is_left(directory: &Path) {
     }
 }
 
-fn wait_for_output(shadow: &mut Shadow, needle: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !shadow.stdout_lines().iter().any(|line| line.contains(needle)) {
-        let lines = (shadow.stdout_lines(), shadow.stderr_lines());
-        assert!(Instant::now() < deadline && shadow.is_running(), "{needle:?} did not come: {lines:#?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn it_shows_the_famous_error_and_what_prevents_it() {
     let (command, directory) = demo(&["--seconds", "3"]);
@@ -83,7 +74,7 @@ fn it_shows_the_famous_error_and_what_prevents_it() {
 fn ctrl_c_ends_it_in_order_while_it_runs() {
     let (command, directory) = demo(&["--seconds", "600"]);
     let mut shadow = command.spawn().unwrap();
-    wait_for_output(&mut shadow, "next value");
+    shadow.wait_for_output("next value", PATIENCE).unwrap();
     assert!(left_behind(directory.path()).len() > 2, "two servers are there");
     shadow.signal(Signal::INT);
     let status = shadow.wait_exit(Duration::from_secs(20)).unwrap();
@@ -96,7 +87,7 @@ fn ctrl_c_ends_it_while_the_servers_start() {
     for milliseconds in [20, 150, 400] {
         let (command, directory) = demo(&["--seconds", "600"]);
         let mut shadow = command.spawn().unwrap();
-        wait_for_output(&mut shadow, "seqshadow demo");
+        shadow.wait_for_output("seqshadow demo", PATIENCE).unwrap();
         std::thread::sleep(Duration::from_millis(milliseconds));
         shadow.signal(Signal::INT);
         let status = shadow.wait_exit(Duration::from_secs(20)).unwrap();
@@ -109,7 +100,7 @@ fn ctrl_c_ends_it_while_the_servers_start() {
 fn a_kill_leaves_nothing_either() {
     let (command, directory) = demo(&["--seconds", "600"]);
     let mut shadow = command.spawn().unwrap();
-    wait_for_output(&mut shadow, "next value");
+    shadow.wait_for_output("next value", PATIENCE).unwrap();
     shadow.kill9();
     wait_until_nothing_is_left(directory.path());
 }

@@ -1,5 +1,6 @@
 //! The throw-away servers themselves: they start, survive kills, and leave nothing behind.
 
+use proto_tests::sql::{connect, wait_for};
 use seqshadow::demo::servers::{Cluster, ClusterOptions, Installation, Mode, find, find_or_fetch};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ fn any_installation() -> Installation {
         .unwrap_or_else(|| find_or_fetch(&[], 17).expect("a server can be had"))
 }
 
+/// On a connection that has ended by then: a smart stop waits for all of them.
 async fn query(cluster: &Cluster, sql: &str) -> String {
     let (client, connection) = tokio_postgres::connect(&cluster.conninfo("postgres"), tokio_postgres::NoTls)
         .await
@@ -68,12 +70,9 @@ async fn a_standby_follows_its_primary() {
     let standby = Cluster::standby_of(&primary, &ClusterOptions::default()).unwrap();
     assert_eq!(query(&standby, "select pg_is_in_recovery()::text").await, "true");
     query(&primary, "select set_config('x.y', pg_create_restore_point('here')::text, false)").await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let streams = "select count(*)::text from pg_stat_replication where state = 'streaming'";
-    while query(&primary, streams).await != "1" {
-        assert!(Instant::now() < deadline, "{}", standby.log_tail(20));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let streams = "select count(*) = 1 from pg_stat_replication where state = 'streaming'";
+    let streaming = wait_for(&primary.conninfo("postgres"), "the standby to stream", streams).await;
+    streaming.unwrap_or_else(|error| panic!("{error:#}\n{}", standby.log_tail(20)));
     assert_ne!(primary.port(), standby.port());
 }
 
@@ -87,11 +86,10 @@ async fn authentication_rules_and_files_are_the_callers() {
     let cluster = Cluster::start(&any_installation(), &options).unwrap();
     assert_eq!(query(&cluster, "select pg_read_file('mine.txt')").await, "it is there");
     query(&cluster, "select set_config('a.b', 'x', false)").await;
-    let refused =
-        proto_tests::sql::connect(&cluster.conninfo_as("locked_out", "postgres")).await.unwrap_err();
+    let refused = connect(&cluster.conninfo_as("locked_out", "postgres")).await.unwrap_err();
     assert!(format!("{refused:#}").contains("pg_hba.conf rejects"), "{refused:#}");
     let socket = format!("host={} port={} user=postgres", cluster.socket_dir().display(), cluster.port());
-    proto_tests::sql::connect(&socket).await.unwrap();
+    connect(&socket).await.unwrap();
 }
 
 #[test]
