@@ -72,7 +72,7 @@ fn it_shows_the_famous_error_and_what_prevents_it() {
 
 #[test]
 fn ctrl_c_ends_it_in_order_while_it_runs() {
-    let (command, directory) = demo(&["--seconds", "600"]);
+    let (command, directory) = demo(&["--seconds", "60"]);
     let mut shadow = command.spawn().unwrap();
     shadow.wait_for_output("next value", PATIENCE).unwrap();
     assert!(left_behind(directory.path()).len() > 2, "two servers are there");
@@ -85,7 +85,7 @@ fn ctrl_c_ends_it_in_order_while_it_runs() {
 #[test]
 fn ctrl_c_ends_it_while_the_servers_start() {
     for milliseconds in [20, 150, 400] {
-        let (command, directory) = demo(&["--seconds", "600"]);
+        let (command, directory) = demo(&["--seconds", "60"]);
         let mut shadow = command.spawn().unwrap();
         shadow.wait_for_output("seqshadow demo", PATIENCE).unwrap();
         std::thread::sleep(Duration::from_millis(milliseconds));
@@ -98,7 +98,7 @@ fn ctrl_c_ends_it_while_the_servers_start() {
 
 #[test]
 fn a_kill_leaves_nothing_either() {
-    let (command, directory) = demo(&["--seconds", "600"]);
+    let (command, directory) = demo(&["--seconds", "60"]);
     let mut shadow = command.spawn().unwrap();
     shadow.wait_for_output("next value", PATIENCE).unwrap();
     shadow.kill9();
@@ -108,7 +108,7 @@ fn a_kill_leaves_nothing_either() {
 #[test]
 fn a_reader_who_leaves_ends_it() {
     let (_, directory) = demo(&[]);
-    let finished = ShadowCommand::new(["-c", "\"$0\" demo --seconds 600 | head -n 4"])
+    let finished = ShadowCommand::new(["-c", "\"$0\" demo --seconds 60 | head -n 4"])
         .program("sh")
         .arg(proto_tests::binary::binary())
         .env("TMPDIR", directory.path())
