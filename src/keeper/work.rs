@@ -211,7 +211,6 @@ impl Keeper {
         self.dirty.extend(self.managed.iter().map(|m| m.slot));
         for managed in &mut self.managed {
             managed.retry_at = None;
-            managed.forget_copied();
         }
     }
 
@@ -242,10 +241,11 @@ impl Keeper {
             self.advance_blocked(client, advancer, &blocked_steps).await?;
             for (slot, exact) in follows {
                 let Some(managed) = self.managed.get(slot as usize) else { continue };
-                let advanced = within(advancer.follow(client, &managed.sequence, exact)).await?;
+                let Some(seen) = managed.state else { continue };
+                let advanced = within(advancer.follow(client, &managed.sequence, seen, exact)).await?;
                 self.settle(&[slot], &advanced);
-                if let ([Outcome::At(_)], Some(managed)) =
-                    (advanced.outcomes.as_slice(), self.managed.get_mut(slot as usize))
+                if advanced.outcomes == [Outcome::At(exact)]
+                    && let Some(managed) = self.managed.get_mut(slot as usize)
                 {
                     managed.copied();
                 }

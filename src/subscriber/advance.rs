@@ -11,7 +11,8 @@
 //! - **walk**: `nextval` in a server-side loop, monotone by construction, in every other case; it ends when the
 //!   sequence is there, whoever brought it there, so that it never uses up more than it must;
 //! - **lock**: where a walk would be too long and our role owns the sequence, `ALTER SEQUENCE … OWNER TO` its own
-//!   owner takes AccessExclusive, and nobody can call `nextval` until the guarded `setval` is committed.
+//!   owner, which changes nothing, takes AccessExclusive, and nobody can call `nextval` until the guarded `setval` is
+//!   committed. Name and owner are read just before, and the lock is let go if either has changed by then.
 //!
 //! All writers of ours hold one advisory lock per database while they write, because two guarded setvals of
 //! different sessions do race.
@@ -25,7 +26,7 @@ use tokio_postgres::{Client, Error, Statement};
 use crate::catalog::Sequence;
 use crate::plan::State;
 use crate::readings::{Reader, Reading, Smaller, Trouble, put, trouble};
-use crate::types::{Lsn, quote_identifier};
+use crate::types::{Lsn, Oid, quote_identifier};
 
 /// The two keys of the advisory lock that all our writers take: "seqs", "hado" in ASCII. Advisory locks are per
 /// database, as sequences are.
@@ -268,14 +269,7 @@ impl Advancer {
     /// The lock may be refused (`lock_timeout`): on a busy sequence it often is, and the walk goes on instead.
     async fn lock_and_set(&self, client: &Client, step: &Step<'_>) -> Result<(), Error> {
         let sequence = step.sequence;
-        let locking = format!(
-            "SAVEPOINT seqshadow_lock; ALTER SEQUENCE {} OWNER TO {}",
-            sequence.name,
-            quote_identifier(&sequence.owner)
-        );
-        if let Err(error) = client.batch_execute(&locking).await {
-            trouble(&error).ok_or(error)?;
-            client.batch_execute("ROLLBACK TO SAVEPOINT seqshadow_lock").await?;
+        if !lock(client, sequence.oid).await? {
             return self.walk(client, &[(step, self.walk_chunk)]).await;
         }
         let now = self.reader.read_strictly(client, &[sequence]).await?;
@@ -287,7 +281,8 @@ impl Advancer {
         Ok(())
     }
 
-    /// Gives a CYCLE sequence the publisher's exact state; for such a one there is no forwards.
+    /// Gives a CYCLE sequence, last `seen` so, the publisher's exact state; for such a one there is no forwards. Where
+    /// somebody has drawn from it meanwhile, the outcome is where it stands.
     ///
     /// # Errors
     /// The server's or the connection's error.
@@ -295,14 +290,14 @@ impl Advancer {
         &self,
         client: &Client,
         sequence: &Sequence,
+        seen: State,
         exact: State,
     ) -> Result<Advanced, Error> {
         let outcome = if begin_as_only_writer(client).await? {
-            let sql = "SELECT setval($1::oid::regclass, $2, $3)";
-            match client.execute(sql, &[&sequence.oid.0, &exact.last_value, &exact.is_called]).await {
-                Ok(_) => {
+            match self.follow_seen(client, sequence, seen, exact).await {
+                Ok(outcome) => {
                     client.batch_execute("COMMIT").await?;
-                    Outcome::At(exact)
+                    outcome
                 }
                 Err(error) => {
                     let reason = trouble(&error).ok_or(error)?;
@@ -314,6 +309,25 @@ impl Advancer {
             Outcome::Busy
         };
         Ok(Advanced { outcomes: vec![outcome], durable_at: insert_lsn(client).await? })
+    }
+
+    async fn follow_seen(
+        &self,
+        client: &Client,
+        sequence: &Sequence,
+        seen: State,
+        exact: State,
+    ) -> Result<Outcome, Error> {
+        let sql = "SELECT setval($1::oid::regclass, $2, $3)
+                    WHERE pg_sequence_last_value($1::oid::regclass) IS NOT DISTINCT FROM $4";
+        let last = seen.is_called.then_some(seen.last_value);
+        let set = client.execute(sql, &[&sequence.oid.0, &exact.last_value, &exact.is_called, &last]).await?;
+        if set > 0 {
+            return Ok(Outcome::At(exact));
+        }
+        let step = Step { sequence, seen, to: exact.last_value };
+        let now = self.reader.read_strictly(client, &[sequence]).await?;
+        Ok(now.into_iter().next().map_or(Outcome::Busy, |reading| outcome(&step, reading)))
     }
 }
 
@@ -329,6 +343,33 @@ async fn begin_as_only_writer(client: &Client) -> Result<bool, Error> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Locks the sequence until the end of the transaction; false, with nothing changed, where that is refused.
+async fn lock(client: &Client, oid: Oid) -> Result<bool, Error> {
+    // The row's version tells whether anybody, ourselves included, has changed it.
+    let whose = "SELECT c.xmin::text, quote_ident(n.nspname) || '.' || quote_ident(c.relname), r.rolname
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+                  WHERE c.oid = $1";
+    let read = async || -> Result<Option<(String, String, String)>, Error> {
+        let Some(row) = client.query_opt(whose, &[&oid.0]).await? else { return Ok(None) };
+        Ok(Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+    };
+    let before = read().await?;
+    let Some((_, name, owner)) = &before else { return Ok(false) };
+    let locking =
+        format!("SAVEPOINT seqshadow_lock; ALTER SEQUENCE {name} OWNER TO {}", quote_identifier(owner));
+    let locked = match client.batch_execute(&locking).await {
+        Ok(()) => read().await? == before,
+        Err(error) => {
+            trouble(&error).ok_or(error)?;
+            false
+        }
+    };
+    if !locked {
+        client.batch_execute("ROLLBACK TO SAVEPOINT seqshadow_lock").await?;
+    }
+    Ok(locked)
 }
 
 /// How many `nextval`s bring a sequence from `now` to `to` or past it; `None` where it is there already.

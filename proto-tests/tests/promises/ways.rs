@@ -34,6 +34,41 @@ async fn until_there(writer: &Writer, sequence: &Sequence, mut seen: State, to: 
     panic!("not there: {seen:?}");
 }
 
+/// The lock is taken by naming the owner, who may be another by now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lock_leaves_the_owner_and_the_namesake_alone() {
+    let server = server(15, ClusterOptions::default()).await.unwrap();
+    let conninfo = server.conninfo("postgres");
+    let admin = connect(&conninfo).await.unwrap();
+    admin
+        .batch_execute(
+            "CREATE ROLE one; CREATE ROLE other; GRANT CREATE ON SCHEMA public TO one, other;
+             CREATE SEQUENCE s; ALTER SEQUENCE s OWNER TO one; CREATE SEQUENCE t; ALTER SEQUENCE t OWNER TO one",
+        )
+        .await
+        .unwrap();
+    let writer = Writer::new(&conninfo).await.unwrap();
+    let (s, t) = (writer.sequence("s").await.unwrap(), writer.sequence("t").await.unwrap());
+    let fresh = writer.state(&s).await.unwrap();
+    admin
+        .batch_execute(
+            "ALTER SEQUENCE s OWNER TO other; SELECT nextval('s');
+             ALTER SEQUENCE t RENAME TO \"T\"; CREATE SEQUENCE t OWNED BY NONE; SELECT nextval('\"T\"')",
+        )
+        .await
+        .unwrap();
+    // Somebody has moved them since they were seen, and the way is long: they are locked.
+    for sequence in [&s, &t] {
+        assert_eq!(writer.step(sequence, fresh, 5_000_000).await.unwrap().0, Outcome::At(at(5_000_000)));
+    }
+    let sql =
+        "SELECT string_agg(relname || ' ' || pg_get_userbyid(relowner), ', ' ORDER BY relname COLLATE \"C\")
+                 FROM pg_class WHERE relkind = 'S'";
+    let owners: String = admin.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(owners, "T one, s other, t postgres");
+    assert_eq!(state(&admin, "t").await.unwrap(), fresh, "the new namesake");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_way_follows_distance_and_company() {
     let server = server(15, ClusterOptions::default()).await.unwrap();
