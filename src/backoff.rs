@@ -20,12 +20,6 @@ impl Backoff {
         doubled.min(DELAY_MAX).mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// Whether the last attempts failed.
-    #[must_use]
-    pub fn is_failing(&self) -> bool {
-        self.failures > 0
-    }
-
     /// An attempt succeeded: the next failure starts anew. Says whether there were failures before it.
     pub fn succeeded(&mut self) -> bool {
         std::mem::take(&mut self.failures) > 0

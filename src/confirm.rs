@@ -4,6 +4,8 @@
 //! value that a status update takes as its flush position; it never goes back. It does no IO.
 //!
 //! An LSN is confirmable when every mark seen up to it has a receipt: the subscriber's sequence is durably past it.
+//! A truncate that restarts a sequence takes it back on the subscriber once it is applied there, so that until then no
+//! receipt counts, and nothing from the truncate on is confirmable.
 //! A sequence that we refuse to move (held) is waived: its marks stay on its account and are owed again when it is let
 //! go, and after a start the seed finds them.
 
@@ -55,6 +57,8 @@ struct Account {
     durable: Option<i64>,
     /// The furthest mark of the stream.
     mark: Option<i64>,
+    /// The stream showed a truncate that restarts it, at this position, and the subscriber has yet to apply it durably.
+    truncate: Option<Lsn>,
     waived: bool,
 }
 
@@ -62,6 +66,7 @@ impl Account {
     fn is_settled(&self) -> bool {
         match (self.mark, self.durable) {
             _ if self.waived => true,
+            _ if self.truncate.is_some() => false,
             (None, _) => true,
             (Some(_), None) => false,
             (Some(mark), Some(durable)) if self.descending => durable <= mark,
@@ -115,7 +120,7 @@ impl Confirm {
     pub fn accept(&mut self, receipt: &Receipt) {
         let slot = receipt.slot();
         let confirmed = self.confirmed;
-        if let Some(account) = self.accounts.get_mut(slot as usize) {
+        if let Some(account) = self.accounts.get_mut(slot as usize).filter(|a| a.truncate.is_none()) {
             account.durable = receipt.state().is_called.then_some(receipt.state().last_value);
             if account.is_settled() {
                 self.owed.remove(&slot);
@@ -151,12 +156,31 @@ impl Confirm {
         }
     }
 
-    /// The truncate of a new epoch: older marks count no more.
-    pub fn restart(&mut self, slot: u32) {
+    /// A truncate committed at `at` begins a new epoch: older marks count no more, nor does any receipt until
+    /// [`Self::applied`].
+    pub fn restart(&mut self, slot: u32, at: Lsn) {
+        let observed = self.observed;
         if let Some(account) = self.accounts.get_mut(slot as usize) {
             account.mark = None;
+            account.durable = None;
+            account.truncate = Some(at);
+            self.owed.entry(slot).or_insert(observed);
             self.settle(slot);
         }
+    }
+
+    /// The subscriber has durably applied everything that was committed up to `lsn`. Returns the sequences of which
+    /// receipts count again: those of readings that begin after this.
+    pub fn applied(&mut self, lsn: Lsn) -> Vec<u32> {
+        let mut again = Vec::new();
+        for (slot, account) in (0..).zip(&mut self.accounts) {
+            if account.truncate.is_some_and(|at| at <= lsn) {
+                account.truncate = None;
+                again.push(slot);
+            }
+        }
+        again.iter().for_each(|slot| self.settle(*slot));
+        again
     }
 
     /// Whether the sequence holds nothing back, because we refuse to move it.
@@ -183,6 +207,9 @@ impl Confirm {
     pub fn forget_positions(&mut self) {
         self.observed = Lsn::ZERO;
         self.confirmed = Lsn::ZERO;
+        for truncate in self.accounts.iter_mut().filter_map(|account| account.truncate.as_mut()) {
+            *truncate = Lsn::ZERO;
+        }
         for since in self.owed.values_mut() {
             *since = Lsn::ZERO;
         }
@@ -308,6 +335,28 @@ mod tests {
         assert_eq!(confirm.flush().lsn(), Lsn(0));
         confirm.accept(&receipt(0, 5));
         assert_eq!(confirm.flush().lsn(), Lsn(20));
+    }
+
+    #[test]
+    fn nothing_is_confirmed_past_a_truncate_before_it_is_applied() {
+        let mut confirm = two_sequences();
+        confirm.owe(0, 5000);
+        confirm.observe(Lsn(20));
+        confirm.accept(&receipt(0, 5032));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        confirm.restart(0, Lsn(30));
+        confirm.observe(Lsn(30));
+        assert_eq!(confirm.flush().lsn(), Lsn(20), "also without an id after it");
+        confirm.owe(0, 200);
+        confirm.observe(Lsn(40));
+        // It still stands where it stood before the truncate: no proof of anything.
+        confirm.accept(&receipt(0, 5032));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        assert!(confirm.applied(Lsn(29)).is_empty());
+        assert_eq!(confirm.applied(Lsn(35)), [0]);
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        confirm.accept(&receipt(0, 232));
+        assert_eq!(confirm.flush().lsn(), Lsn(40));
     }
 
     #[test]

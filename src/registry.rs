@@ -77,8 +77,8 @@ pub struct SequenceStatus {
     pub behind: bool,
     pub advances: u64,
     pub rewinds: u64,
-    /// The furthest id that is not followed.
-    pub set_aside: Option<i64>,
+    /// Ids that are not followed: the last ones found, in their order.
+    pub set_aside: Vec<i64>,
 }
 
 /// Sums over all sequences since the start.

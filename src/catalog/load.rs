@@ -21,8 +21,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, format_t
        has_sequence_privilege(c.oid, 'USAGE') AND has_schema_privilege(n.oid, 'USAGE'),
        has_sequence_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
        has_sequence_privilege(c.oid, 'UPDATE') AND has_schema_privilege(n.oid, 'USAGE'),
-       pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text,
-       has_schema_privilege(n.oid, 'USAGE')
+       pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE')
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_sequence s ON s.seqrelid = c.oid
@@ -165,7 +164,7 @@ fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Op
         row.try_get::<_, Option<bool>>(12)?,
         row.try_get::<_, Option<bool>>(13)?,
         row.try_get::<_, Option<bool>>(14)?,
-        row.try_get::<_, Option<bool>>(16)?,
+        row.try_get::<_, Option<bool>>(15)?,
     );
     let (Ok(definition), (Some(usage), Some(select), Some(update), Some(owner), Some(schema))) =
         (definition, privileges)
@@ -175,7 +174,6 @@ fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Op
     Ok(Some(Sequence {
         oid,
         name: QualifiedName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?),
-        owner: row.try_get(15)?,
         persistence: match row.try_get::<_, String>(3)?.as_str() {
             "t" => Persistence::Temporary,
             "u" => Persistence::Unlogged,

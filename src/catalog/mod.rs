@@ -99,7 +99,6 @@ pub struct Consumer {
 pub struct Sequence {
     pub oid: Oid,
     pub name: QualifiedName,
-    pub owner: String,
     pub persistence: Persistence,
     /// `smallint`, `integer` or `bigint`, as `format_type` prints it.
     pub data_type: String,
@@ -122,10 +121,13 @@ impl Sequence {
         missing
     }
 
-    /// What every one of its consumers can hold, whatever the sequence itself is limited to.
+    /// What every one of its consumers can hold, whatever the sequence itself is limited to. A column whose default makes
+    /// something else of the value (`nextval(…) % 1000`) says nothing of how far the sequence may go.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        let (lowest, highest) = self.consumers.iter().fold((i64::MIN, i64::MAX), |(low, high), consumer| {
+        let holds_ids = |consumer: &&Consumer| matches!(consumer.readable, Readable::Yes(_));
+        let consumers = self.consumers.iter().filter(holds_ids);
+        let (lowest, highest) = consumers.fold((i64::MIN, i64::MAX), |(low, high), consumer| {
             (low.max(*consumer.range.start()), high.min(*consumer.range.end()))
         });
         Bounds { lowest, highest }

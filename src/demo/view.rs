@@ -210,7 +210,7 @@ mod tests {
                 behind: false,
                 advances: 0,
                 rewinds: 0,
-                set_aside: None,
+                set_aside: Vec::new(),
             }
         });
         Moment {

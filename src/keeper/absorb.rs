@@ -11,6 +11,7 @@ use super::managed::{Beyond, Managed};
 use super::own_tables::{Found, InOwnTable};
 use super::{Input, Keeper};
 use crate::catalog::coverage::Coverage;
+use crate::config::Outliers;
 use crate::confirm::FlushLsn;
 use crate::handover::{Seen, further};
 use crate::publisher::poll::{PublisherValue, Report};
@@ -72,7 +73,8 @@ impl Keeper {
             if let Some(at) = restarted {
                 info!(sequence = %managed.sequence.name, lsn = %at, "restarted on the publisher by TRUNCATE: ids before it count no more");
                 managed.restarted(at, now);
-                self.confirm.restart(slot);
+                self.confirm.restart(slot, at);
+                self.pending.forget_slot(slot);
                 seed = true;
             }
             let (within, hiding) = match furthest {
@@ -145,7 +147,13 @@ impl Keeper {
                 }
             }
             // Ids that no stream showed and that the publisher's tables may not be asked for are here by now.
-            Report::SubscriptionPast => {
+            Report::SubscriptionPast { lsn } => {
+                self.managed.iter_mut().for_each(|managed| managed.applied(lsn));
+                for slot in self.confirm.applied(lsn) {
+                    // What was read before this moment may be of before the truncate.
+                    self.pending.forget_slot(slot);
+                    self.verify_order.touch(slot);
+                }
                 let outliers = self.settings().outliers;
                 self.own_tables.read(&self.managed, outliers);
             }
@@ -186,7 +194,6 @@ impl Keeper {
                 let reason = managed.reason(&self.role).unwrap_or_default();
                 warn!(sequence = %managed.sequence.name, %reason, "neither stream nor polls show the sequence: it is not followed");
             }
-            let first = managed.set_aside.is_none();
             let judged = if answered {
                 managed.judge_outlier(outliers)
             } else {
@@ -198,14 +205,8 @@ impl Keeper {
             if judged.is_some() {
                 self.confirm.set_aside(slot, managed.stream_mark());
             }
-            if let Some(id) = judged.filter(|_| !first) {
-                debug!(sequence = %managed.sequence.name, id, "another id is set aside");
-            } else if let Some(id) = judged {
-                warn!(
-                    sequence = %managed.sequence.name, id, limit = managed.limit(outliers),
-                    "an id lies too far past the publisher's sequence and is set aside: the sequence follows the rest; \
-                     look at the row, or accept it with --outliers follow"
-                );
+            if let Some(id) = judged {
+                tell_set_aside(managed, id, outliers);
             }
             let mismatch = managed.publisher_value().and_then(|v| v.mismatch.clone());
             if mismatch.is_some() && mismatch != mismatch_before {
@@ -311,4 +312,24 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Each of the first ones, and then ever more seldom: an application may make them by the thousand.
+fn tell_set_aside(managed: &Managed, id: i64, outliers: Outliers) {
+    const EACH: u64 = 10;
+    let (sequence, count) = (&managed.sequence.name, managed.times_set_aside());
+    if count > EACH && !count.is_power_of_two() {
+        debug!(%sequence, id, count, "another id is set aside");
+        return;
+    }
+    let past = if managed.publisher_value().is_some_and(|value| value.state.is_some()) {
+        "the publisher's sequence"
+    } else {
+        "all ids known (the publisher's sequence cannot be read)"
+    };
+    warn!(
+        %sequence, id, limit = managed.limit(outliers), count,
+        "an id lies too far past {past} and is set aside: the sequence follows the rest; look at the row, or accept it \
+         with --outliers follow"
+    );
 }

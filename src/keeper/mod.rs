@@ -105,6 +105,8 @@ pub struct Keeper {
     /// Since when another writer has kept us from writing, and whether that was said.
     busy: Option<(Instant, bool)>,
     own_tables: OwnTables,
+    /// Why the subscriber is away, as it was said last.
+    away_because: Option<String>,
 }
 
 enum Input {
@@ -144,6 +146,7 @@ impl Keeper {
             refresh_wanted: false,
             last_delay: None,
             busy: None,
+            away_because: None,
         }
     }
 
@@ -161,7 +164,7 @@ impl Keeper {
             };
             let begun = Instant::now();
             let failure = match attempt {
-                Ok(open) => match self.connected(&open, backoff.is_failing()).await {
+                Ok(open) => match self.connected(&open).await {
                     Ok(()) => return,
                     Err(error) => error,
                 },
@@ -173,7 +176,12 @@ impl Keeper {
             }
             self.subscriber_lost();
             let delay = backoff.next_delay();
-            warn!(error = %failure, retry_in = ?delay, "the subscriber is away: no sequence can be advanced");
+            let failure = failure.to_string();
+            if self.away_because.as_ref() != Some(&failure) {
+                warn!(error = %failure, "the subscriber is away: no sequence can be advanced before it is back");
+            }
+            debug!(error = %failure, retry_in = ?delay, "the subscriber is away");
+            self.away_because = Some(failure);
             let until = Instant::now() + delay;
             loop {
                 tokio::select! {
@@ -207,7 +215,7 @@ impl Keeper {
         });
     }
 
-    async fn connected(&mut self, connection: &Connection, was_away: bool) -> Result<(), SqlError> {
+    async fn connected(&mut self, connection: &Connection) -> Result<(), SqlError> {
         let client = &connection.client;
         let advancer = within(Advancer::prepare(client)).await?;
         let role = within(client.query_one("SELECT current_user::text", &[])).await?;
@@ -223,7 +231,7 @@ impl Keeper {
         self.work(client, &advancer).await?;
         self.publish();
         self.links.receipts_impossible_since.send_if_modified(|since| since.take().is_some());
-        if was_away {
+        if self.away_because.take().is_some() {
             info!(server = %connection.peer, "the subscriber is back: every sequence was asserted again");
             self.links.requests.seed();
         }

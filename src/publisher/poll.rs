@@ -57,9 +57,9 @@ pub enum Report {
     Values { tag: Lsn, values: Vec<(Oid, PublisherValue)> },
     /// The furthest ids in publisher tables: within the limit, and past it. `unread` could not be read there.
     Tables { tag: Lsn, found: Vec<(Oid, Option<i64>, Option<i64>)>, unread: HashSet<Oid> },
-    /// The subscription has applied everything that the last full look at the publisher could have seen: the
-    /// subscriber's own tables hold it now.
-    SubscriptionPast,
+    /// The subscription has durably applied everything that was committed up to `lsn`, and so all that the last full look
+    /// at the publisher could have seen: the subscriber's own tables hold it now.
+    SubscriptionPast { lsn: Lsn },
     /// The publisher cannot be asked.
     Lost { why: String },
 }
@@ -151,7 +151,7 @@ impl Poller {
                     .await?
             {
                 applied_when = None;
-                if self.reports.send(Report::SubscriptionPast).await.is_err() {
+                if self.reports.send(Report::SubscriptionPast { lsn }).await.is_err() {
                     return Ok(Ended);
                 }
             }

@@ -1,8 +1,8 @@
 //! Promise 2: what we confirm is never past ids that are not durable on the subscriber.
 //!
-//! Tries to break: the two moments at which a confirmation without proof would be wrong for long enough to be caught. A
-//! sequence that cannot be moved because somebody has locked it, and a sequence that somebody else had moved far
-//! enough, but whose WAL is not flushed when the subscriber is killed.
+//! Tries to break: the moments at which a confirmation without proof would be wrong for long enough to be caught. A
+//! sequence that cannot be moved because somebody has locked it, a sequence that somebody else had moved far enough, but
+//! whose WAL is not flushed when the subscriber is killed, and one that a truncate on its way will set back.
 
 use anyhow::Result;
 use proto_tests::pair::PairOptions;
@@ -36,6 +36,35 @@ async fn a_locked_sequence_holds_the_confirmation() -> Result<()> {
     locker.batch_execute("ROLLBACK").await?;
     rig.wait_past(id).await?;
     rig.wait_confirmed(after).await
+}
+
+/// The sequence stands far past the new ids, but the truncate will take it back when it is applied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_sequence_stands_before_a_truncate_proves_nothing_for_after_it() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let shadow = rig.start(&["--lead=32"])?;
+    rig.follows(5000).await?;
+    rig.pair.catch_up().await?;
+    let locker = rig.pair.on_subscriber().await?;
+    locker.batch_execute("BEGIN; LOCK TABLE orders").await?;
+    let publisher = rig.pair.on_publisher().await?;
+    publisher.batch_execute("TRUNCATE orders RESTART IDENTITY").await?;
+    let truncated = rig.pair.publisher_lsn().await?;
+    let id = rig.insert(200).await?;
+    let after = rig.pair.publisher_lsn().await?;
+    shadow.wait_for_line("restarted on the publisher", PATIENCE)?;
+    for round in 0..8 {
+        publisher.batch_execute(&format!("CREATE TABLE other_{round} (n int)")).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let confirmed = rig.confirmed().await?;
+        let short = confirmed.is_some_and(|confirmed| confirmed < truncated);
+        assert!(short, "confirmed {confirmed:?}, past the truncate at {truncated}, which is not applied");
+    }
+    locker.batch_execute("ROLLBACK").await?;
+    rig.wait_confirmed(after).await?;
+    let next = next_value(&rig.pair.on_subscriber().await?, SEQUENCE).await?;
+    assert!(next > id, "confirmed {after}, but the next value is {next}, with ids up to {id}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -224,6 +224,25 @@ async fn a_damaged_sequence_is_held_with_the_servers_words_and_the_others_go_on(
     assert_eq!(held, 1, "{:#?}", shadow.complaints());
 }
 
+/// Its values pass through a smallint, folded: that is no end of the sequence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_holds_no_ids_does_not_hold_the_sequence() {
+    let pair = Pair::new(16, 15).await.unwrap();
+    pair.on_both(
+        "CREATE SEQUENCE s;
+         CREATE TABLE t (id bigserial PRIMARY KEY, shard smallint DEFAULT (nextval('s') % 1000)::smallint)",
+    )
+    .await
+    .unwrap();
+    pair.grant(&["public"]).await.unwrap();
+    pair.replicate_all().await.unwrap();
+    let (publisher, subscriber) = pair.clients().await.unwrap();
+    publisher.batch_execute("SELECT setval('s', 100000)").await.unwrap();
+    let shadow = start(&pair, &[]).unwrap();
+    wait_past(&subscriber, "s", 100_000).await.unwrap();
+    assert!(!shadow.stderr_lines().iter().any(|line| line.contains("is held")), "{:#?}", shadow.complaints());
+}
+
 /// What a role is set to by default must not matter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_with_defaults_of_its_own_works_and_its_receipts_are_true() {

@@ -5,6 +5,7 @@
 
 mod status;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,6 +18,9 @@ use crate::plan::{Bounds, Decision, Held, Lead, LeadMeter, State, decide, follow
 use crate::publisher::poll::PublisherValue;
 use crate::registry::Source;
 use crate::types::{Lsn, Oid};
+
+/// How many ids that were set aside are remembered for a sequence.
+const SET_ASIDE_MAX: usize = 32;
 
 /// Why a sequence is not moved now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +106,8 @@ pub struct Managed {
     meter: LeadMeter,
     /// An id past the limit, waiting for the publisher's word.
     asking: Option<i64>,
-    pub set_aside: Option<i64>,
+    set_aside: BTreeSet<i64>,
+    times_set_aside: u64,
     /// The stream carried values that could not be read as ids.
     pub unreadable: bool,
     /// The publisher's state that a CYCLE sequence was given last.
@@ -137,7 +142,8 @@ impl Managed {
             retry_at: None,
             meter,
             asking: None,
-            set_aside: None,
+            set_aside: BTreeSet::new(),
+            times_set_aside: 0,
             unreadable: false,
             copied: None,
             advances: 0,
@@ -305,13 +311,18 @@ impl Managed {
             self.publisher = None;
         }
         self.asking = None;
-        self.set_aside = None;
+        self.set_aside.clear();
         self.meter = LeadMeter::new(self.sequence.definition.increment);
     }
 
+    /// What limits the ids that are followed without a question. The subscriber's own sequence, which may stand anywhere,
+    /// stands in only until the publisher has answered: an id past that limit is asked about. An answer that says nothing
+    /// of the publisher's sequence leaves it to the marks.
     fn publisher_state(&self) -> Option<State> {
-        // Before the publisher has answered, the subscriber's own sequence stands for it.
-        self.publisher.as_ref().and_then(|(_, value)| value.state).or(self.state)
+        match &self.publisher {
+            Some((_, value)) if value.state.is_some() || !value.locked => value.state,
+            _ => self.state,
+        }
     }
 
     /// The furthest id that is followed without a question.
@@ -349,12 +360,22 @@ impl Managed {
             self.seen_in_stream(id);
             return Beyond::Follow;
         }
-        if self.set_aside == Some(id) {
+        if self.set_aside.contains(&id) {
             return Beyond::Known;
         }
         // Also one short of what was set aside: the publisher may have got so far meanwhile.
         self.asking = further(self.descending(), self.asking, Some(id));
         Beyond::Ask
+    }
+
+    /// The subscription has applied everything up to `lsn`. What was read in the subscriber's tables before that may be of
+    /// before the truncate.
+    pub fn applied(&mut self, lsn: Lsn) {
+        if self.truncate_to_come && self.epoch <= lsn {
+            self.truncate_to_come = false;
+            self.own_table = None;
+            self.own_era += 1;
+        }
     }
 
     /// The subscriber has yet to apply a truncate that the stream has shown.
@@ -379,19 +400,31 @@ impl Managed {
     pub fn judge_outlier(&mut self, outliers: Outliers) -> Option<i64> {
         let id = self.asking.take()?;
         if self.is_beyond(id, outliers) {
-            self.set_aside = further(self.descending(), self.set_aside, Some(id));
+            if self.set_aside.len() >= SET_ASIDE_MAX {
+                self.set_aside.pop_first();
+            }
+            self.set_aside.insert(id);
+            self.times_set_aside += 1;
             return Some(id);
         }
         self.seen_in_stream(id);
         None
     }
 
-    /// An id that was set aside is within reach now, or is to be followed after all.
+    /// Ids that were set aside are within reach now, or are to be followed after all: the furthest of them.
     pub fn reconsider_set_aside(&mut self, outliers: Outliers) -> Option<i64> {
-        let id = self.set_aside.filter(|id| !self.is_beyond(*id, outliers))?;
-        self.set_aside = None;
+        let limit = self.limit(outliers);
+        let definition = self.sequence.definition;
+        let near = self.set_aside.extract_if(.., |id| !definition.is_past(*id, limit));
+        let id = near.reduce(|a, b| definition.further(a, b))?;
         self.seen_in_stream(id);
         Some(id)
+    }
+
+    /// How many ids were set aside until now.
+    #[must_use]
+    pub fn times_set_aside(&self) -> u64 {
+        self.times_set_aside
     }
 
     /// Tells the pace. `now` counts from any fixed instant.
@@ -448,11 +481,6 @@ impl Managed {
         }
     }
 
-    /// The subscriber may be another server: a state copied before may be lost.
-    pub fn forget_copied(&mut self) {
-        self.copied = None;
-    }
-
     fn publisher_exact(&self) -> Option<State> {
         self.publisher.as_ref().and_then(|(_, value)| value.state)
     }
@@ -496,7 +524,6 @@ mod tests {
         let sequence = Sequence {
             oid: Oid(1),
             name: QualifiedName::new("public".to_owned(), "s".to_owned()),
-            owner: "me".to_owned(),
             persistence: Persistence::Permanent,
             data_type: "bigint".to_owned(),
             definition: Definition::new(1, 1, 1, i64::MAX, 1, false).unwrap(),

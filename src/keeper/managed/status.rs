@@ -1,8 +1,8 @@
 //! What a person is told of a sequence: its class, why it is not simply covered, and the SQL that mends it.
 
 use super::{Hold, Managed};
-use crate::catalog::Consumer;
 use crate::catalog::coverage::Coverage;
+use crate::catalog::{Consumer, Readable};
 use crate::plan::Column;
 use crate::registry::{Class, SequenceStatus};
 use crate::types::quote_identifier;
@@ -32,7 +32,11 @@ impl Managed {
                 let end = held.end().map(|end| end.value);
                 let too_narrow = |c: &&Consumer| {
                     let (lowest, highest) = c.range.clone().into_inner();
-                    !c.inherited && c.numeric && end == Some(if self.descending() { lowest } else { highest })
+                    let holds_ids = matches!(c.readable, Readable::Yes(_));
+                    !c.inherited
+                        && c.numeric
+                        && holds_ids
+                        && end == Some(if self.descending() { lowest } else { highest })
                 };
                 let columns: Vec<Column<'_>> = self
                     .sequence
@@ -115,7 +119,7 @@ impl Managed {
             behind: self.is_behind(),
             advances: self.advances,
             rewinds: self.rewinds,
-            set_aside: self.set_aside,
+            set_aside: self.set_aside.iter().copied().collect(),
         }
     }
 }
