@@ -130,8 +130,8 @@ struct Preparation {
     publications: Vec<String>,
     /// `(subscription, slot)` of the whole subscriber: slots that are never ours.
     subscriptions: Vec<(String, String)>,
-    /// The slots through which this database gets its rows.
-    subscription_slots: Vec<String>,
+    /// Through these this database gets its rows.
+    own_subscriptions: Vec<Subscription>,
 }
 
 /// Starts the shadow of `settings`. The first connection to each server must succeed; later ones are tried for ever.
@@ -157,6 +157,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     let (stop_follower, stop_follower_recv) = watch::channel(false);
     let (stop_keeper, stop_keeper_recv) = watch::channel(false);
     let (subscriptions, subscriptions_recv) = watch::channel(prepared.subscriptions);
+    let (own_subscriptions, own_subscriptions_recv) = watch::channel(prepared.own_subscriptions);
     let requests = Arc::new(Requests::default());
     let (reports, reports_recv) = mpsc::channel(16);
     let (give_up, give_up_recv) = mpsc::channel(1);
@@ -174,6 +175,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
             flush,
             receipts_impossible_since: impossible,
             subscriptions,
+            own_subscriptions,
             give_up: give_up_recv,
             another_publisher: another_publisher_recv,
             stop: stop_keeper_recv,
@@ -188,7 +190,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     let poller = Poller {
         conninfo: prepared.publisher_conninfo.clone(),
         publications: prepared.publications.clone(),
-        subscription_slots: prepared.subscription_slots,
+        subscriptions: own_subscriptions_recv,
         renames: settings
             .renames
             .iter()
@@ -260,7 +262,6 @@ async fn prepare(settings: &Settings, environment: &Environment) -> Result<Prepa
     let found = sql::within(START_TIMEOUT, found).await.map_err(on_subscriber)?;
     let subscriptions = subscription::slots(&subscriber.client);
     let subscriptions = sql::within(START_TIMEOUT, subscriptions).await.map_err(on_subscriber)?;
-    let subscription_slots = found.iter().filter_map(|s| s.slot.clone()).collect();
     let chosen = choose(settings, &found)?;
     let publications = match (settings.publications.is_empty(), &chosen) {
         (false, _) => settings.publications.clone(),
@@ -308,7 +309,7 @@ async fn prepare(settings: &Settings, environment: &Environment) -> Result<Prepa
         publisher_conninfo,
         publications,
         subscriptions,
-        subscription_slots,
+        own_subscriptions: found,
     })
 }
 

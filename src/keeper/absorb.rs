@@ -120,7 +120,7 @@ impl Keeper {
 
     fn publisher_news(&mut self, report: Report) {
         match report {
-            Report::Coverage { coverage, publishes_truncate } => self.cover(&coverage, publishes_truncate),
+            Report::Coverage { coverage, truncates } => self.cover(&coverage, truncates),
             Report::MissingPublications(missing) => {
                 if !missing.is_empty() && missing != self.missing_publications {
                     warn!(
@@ -146,25 +146,27 @@ impl Keeper {
                     }
                 }
             }
-            // Ids that no stream showed and that the publisher's tables may not be asked for are here by now.
-            Report::SubscriptionPast { lsn } => {
-                self.managed.iter_mut().for_each(|managed| managed.applied(lsn));
-                for slot in self.confirm.applied(lsn) {
+            Report::Applied { up_to, all_seen } => {
+                self.managed.iter_mut().for_each(|managed| managed.applied(up_to));
+                for slot in self.confirm.applied(up_to) {
                     // What was read before this moment may be of before the truncate.
                     self.pending.forget_slot(slot);
                     self.verify_order.touch(slot);
                 }
-                let outliers = self.settings().outliers;
-                self.own_tables.read(&self.managed, outliers);
+                if all_seen {
+                    // Ids that no stream showed and that the publisher's tables may not be asked for are here by now.
+                    let outliers = self.settings().outliers;
+                    self.own_tables.read(&self.managed, outliers);
+                }
             }
             Report::Lost { .. } => {}
         }
     }
 
-    fn cover(&mut self, coverage: &HashMap<Oid, Coverage>, publishes_truncate: bool) {
+    fn cover(&mut self, coverage: &HashMap<Oid, Coverage>, truncates: bool) {
         self.publisher_asked = true;
-        if self.publishes_truncate != publishes_truncate {
-            self.publishes_truncate = publishes_truncate;
+        if self.truncates != truncates {
+            self.truncates = truncates;
             let tracking = self.tracking(&self.settings());
             self.links.tracking.send_replace(Arc::new(tracking));
         }
@@ -303,7 +305,8 @@ impl Keeper {
             "sequences of the subscriber"
         );
         let unread = |m: &Managed| m.publisher_value().is_some_and(|value| value.unread.is_some());
-        for managed in present().filter(|m| m.class() != Class::Covered || unread(m)) {
+        let gaps = |m: &Managed| matches!(&m.coverage, Some(Coverage::Covered { but }) if !but.is_empty());
+        for managed in present().filter(|m| m.class() != Class::Covered || unread(m) || gaps(m)) {
             let reason = Managed::reason(managed, &self.role).unwrap_or_default();
             if managed.hold.is_some() {
                 warn!(sequence = %managed.sequence.name, class = managed.class().as_str(), %reason, "the sequence is held; the others go on");

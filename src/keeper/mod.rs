@@ -36,7 +36,7 @@ use crate::registry::Registry;
 use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::advance::{self, Advancer};
 use crate::subscriber::receipt::PendingReceipts;
-use crate::subscriber::subscription;
+use crate::subscriber::subscription::{self, Subscription};
 use crate::tracking::{Tracking, Watched};
 use crate::types::{Oid, QualifiedName};
 
@@ -70,6 +70,8 @@ pub struct Links {
     pub receipts_impossible_since: watch::Sender<Option<Instant>>,
     /// `(subscription, slot)` of the whole subscriber.
     pub subscriptions: watch::Sender<Vec<(String, String)>>,
+    /// The subscriptions of our database, through which it gets its rows.
+    pub own_subscriptions: watch::Sender<Vec<Subscription>>,
     /// Past the WAL ceiling: what has no receipt is owed to a seed.
     pub give_up: mpsc::Receiver<()>,
     /// The publisher is another server: positions known so far mean nothing.
@@ -94,7 +96,8 @@ pub struct Keeper {
     verify_order: VerifyOrder,
     /// The clock of the lead meters.
     born: Instant,
-    publishes_truncate: bool,
+    /// A TRUNCATE … RESTART IDENTITY in the stream will restart the subscriber's sequence too.
+    truncates: bool,
     publisher_asked: bool,
     missing_publications: Vec<String>,
     announced: bool,
@@ -138,7 +141,7 @@ impl Keeper {
             dirty: BTreeSet::new(),
             verify_order: VerifyOrder::default(),
             born: Instant::now(),
-            publishes_truncate: false,
+            truncates: false,
             publisher_asked: false,
             missing_publications: Vec::new(),
             announced: false,
@@ -388,6 +391,8 @@ impl Keeper {
         }
         let slots = within(subscription::slots(&connection.client)).await?;
         self.links.subscriptions.send_replace(slots);
+        let own = within(subscription::load(&connection.client)).await?;
+        self.links.own_subscriptions.send_replace(own);
         if changed {
             self.links.catalog.send_replace(Arc::new(found));
             self.links.tracking.send_replace(Arc::new(self.tracking(&settings)));
@@ -452,7 +457,7 @@ impl Keeper {
                 }
             }
             // A shared sequence is restarted too, but its other tables keep their rows: they are read again then.
-            for owner in managed.sequence.owners().filter(|_| self.publishes_truncate) {
+            for owner in managed.sequence.owners().filter(|_| self.truncates) {
                 let table = (*on_publisher.get(&owner.table).unwrap_or(&&owner.table)).clone();
                 tracking.restarts.entry(table).or_default().push(managed.slot);
             }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error};
 use tracing::{debug, info, warn};
 
@@ -23,8 +24,12 @@ use crate::pgoutput::IdFormat;
 use crate::plan::{State, outlier};
 use crate::readings::{Reader, Reading};
 use crate::sql::{self, SqlError};
+use crate::subscriber::subscription::Subscription;
 use crate::tables::{self, Question};
 use crate::types::{Lsn, Oid, QualifiedName};
+
+/// How often to look whether the subscription has applied what is waited for.
+const APPLIED_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a poll may take before the connection is given up.
 const POLL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -50,16 +55,17 @@ pub struct PublisherValue {
 #[derive(Debug)]
 pub enum Report {
     /// Which sequences the stream shows in full.
-    Coverage { coverage: HashMap<Oid, Coverage>, publishes_truncate: bool },
+    /// `truncates`: a TRUNCATE that it shows reaches the subscriber too.
+    Coverage { coverage: HashMap<Oid, Coverage>, truncates: bool },
     /// Publications that are not there, at each look; empty when all are.
     MissingPublications(Vec<String>),
     /// Values of sequences, all read after the publisher's WAL stood at `tag`.
     Values { tag: Lsn, values: Vec<(Oid, PublisherValue)> },
     /// The furthest ids in publisher tables: within the limit, and past it. `unread` could not be read there.
     Tables { tag: Lsn, found: Vec<(Oid, Option<i64>, Option<i64>)>, unread: HashSet<Oid> },
-    /// The subscription has durably applied everything that was committed up to `lsn`, and so all that the last full look
-    /// at the publisher could have seen: the subscriber's own tables hold it now.
-    SubscriptionPast { lsn: Lsn },
+    /// The subscription has durably applied everything that was committed up to `up_to`. Where that is `all_seen` by the
+    /// last full look at the publisher, the subscriber's own tables hold it now.
+    Applied { up_to: Lsn, all_seen: bool },
     /// The publisher cannot be asked.
     Lost { why: String },
 }
@@ -69,8 +75,8 @@ pub enum Report {
 pub struct Poller {
     pub conninfo: Conninfo,
     pub publications: Vec<String>,
-    /// The slots of the subscriber's subscriptions.
-    pub subscription_slots: Vec<String>,
+    /// The subscriptions through which the subscriber's database gets its rows.
+    pub subscriptions: watch::Receiver<Vec<Subscription>>,
     /// Publisher table name → subscriber table name, where they differ.
     pub renames: HashMap<QualifiedName, QualifiedName>,
     pub poll_interval: watch::Receiver<Duration>,
@@ -134,7 +140,7 @@ impl Poller {
         let mut catalog = catalog;
         let mut wanted = Wanted::Everything;
         let mut pace = Pace::new(*self.poll_interval.borrow_and_update(), Instant::now());
-        let mut applied_when = None;
+        let mut looked_at = None;
         loop {
             let polled = sql::within(POLL_TIMEOUT, self.poll(&look, &catalog, &wanted)).await?;
             if polled.is_err() {
@@ -144,20 +150,21 @@ impl Poller {
                 info!("publisher is polled again");
             }
             if wanted == Wanted::Everything {
-                applied_when = Some(sql::within(POLL_TIMEOUT, current_lsn(&look.client)).await?);
+                looked_at = Some(sql::within(POLL_TIMEOUT, current_lsn(&look.client)).await?);
             }
-            if let Some(lsn) = applied_when
-                && sql::within(POLL_TIMEOUT, subscriptions_past(&look.client, &self.subscription_slots, lsn))
-                    .await?
-            {
-                applied_when = None;
-                if self.reports.send(Report::SubscriptionPast { lsn }).await.is_err() {
+            if let Some(looked) = looked_at {
+                let slots = self.subscription_slots();
+                let up_to = sql::within(POLL_TIMEOUT, applied_lsn(&look.client, &slots)).await?;
+                let all_seen = up_to >= looked;
+                looked_at = looked_at.filter(|_| !all_seen);
+                if self.reports.send(Report::Applied { up_to, all_seen }).await.is_err() {
                     return Ok(Ended);
                 }
             }
             wanted = loop {
                 pace.set_interval(*self.poll_interval.borrow_and_update());
                 break tokio::select! {
+                    () = sleep(APPLIED_LOOK), if looked_at.is_some() => Wanted::Nothing,
                     () = sleep_until(pace.next()) => {
                         let full = pace.poll(Instant::now());
                         if full || look.incomplete {
@@ -196,6 +203,10 @@ impl Poller {
         }
     }
 
+    fn subscription_slots(&self) -> Vec<String> {
+        self.subscriptions.borrow().iter().filter_map(|s| s.slot.clone()).collect()
+    }
+
     /// Reads the publisher's catalog and publications, and finds each sequence's counterparts and coverage. What cannot
     /// be read because a table is locked stays as it was known before.
     async fn compare(&self, look: &mut Look, subscriber: &Catalog) -> Result<(), SqlError> {
@@ -219,11 +230,22 @@ impl Poller {
         look.counterparts = counterparts(subscriber, &look.publisher, renamed);
         let found: HashMap<Oid, Coverage> =
             subscriber.sequences.iter().map(|s| (s.oid, coverage(s, look.published.as_ref()))).collect();
-        look.blind = found.iter().filter(|(_, c)| **c != Coverage::Covered).map(|(oid, _)| *oid).collect();
+        let is_blind = |coverage: &Coverage| matches!(coverage, Coverage::Blind(_));
+        look.blind = found.iter().filter(|(_, c)| is_blind(c)).map(|(oid, _)| *oid).collect();
         let _ = self.reports.send(Report::MissingPublications(publications.missing)).await;
-        let report = Report::Coverage { coverage: found, publishes_truncate: publications.truncates };
+        let truncates = publications.truncates && self.subscriptions_truncate(&look.client).await?;
+        let report = Report::Coverage { coverage: found, truncates };
         let _ = self.reports.send(report).await;
         Ok(())
+    }
+
+    /// Whether the subscriptions that this publisher feeds replicate TRUNCATE, all of them. Without a subscription nobody
+    /// knows, and then a truncate restarts nothing.
+    async fn subscriptions_truncate(&self, client: &Client) -> Result<bool, SqlError> {
+        let names: Vec<String> =
+            self.subscriptions.borrow().iter().flat_map(|s| s.publications.iter().cloned()).collect();
+        let theirs = sql::within(POLL_TIMEOUT, publication::load(client, &names)).await?;
+        Ok(theirs.are_there() && theirs.truncates)
     }
 
     async fn poll(
@@ -232,10 +254,14 @@ impl Poller {
         subscriber: &Catalog,
         wanted: &Wanted,
     ) -> Result<Result<(), ()>, Error> {
+        if *wanted == Wanted::Nothing {
+            return Ok(Ok(()));
+        }
         let sequences: Vec<&Sequence> = subscriber
             .sequences
             .iter()
             .filter(|s| match wanted {
+                Wanted::Nothing => false,
                 Wanted::Everything | Wanted::AllValues => true,
                 Wanted::BlindValues => look.blind.contains(&s.oid),
                 Wanted::Some(oids) => oids.contains(&s.oid),
@@ -266,6 +292,7 @@ impl Poller {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
+    Nothing,
     Everything,
     AllValues,
     BlindValues,
@@ -407,11 +434,13 @@ fn mismatch(there: &[(&'static str, String)], here: &[(&'static str, String)]) -
     (!differing.is_empty()).then(|| differing.join("; "))
 }
 
-/// Whether every subscription has confirmed everything up to `lsn`. Slots that are not on this server do not count.
-async fn subscriptions_past(client: &Client, slots: &[String], lsn: Lsn) -> Result<bool, Error> {
-    let sql = "SELECT coalesce(bool_and(coalesce(confirmed_flush_lsn >= $2::text::pg_lsn, false)), true)
-                 FROM pg_replication_slots WHERE slot_name = ANY($1)";
-    client.query_one(sql, &[&slots, &lsn.to_string()]).await?.try_get(0)
+/// Up to where every subscription has applied what was committed, durably: they confirm nothing else. Slots that are not
+/// on this server do not count.
+async fn applied_lsn(client: &Client, slots: &[String]) -> Result<Lsn, Error> {
+    let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots
+                WHERE slot_name = ANY($1) ORDER BY 1 LIMIT 1";
+    let row = client.query_opt(sql, &[&slots]).await?;
+    row.map_or(Ok(Lsn(u64::MAX)), |row| Ok(Lsn(row.try_get::<_, PgLsn>(0)?.into())))
 }
 
 /// A position that everything read afterwards is not older than.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::{Client, Error};
 
-use crate::catalog::coverage::Published;
+use crate::catalog::coverage::{Published, Shown};
 use crate::readings::{Trouble, trouble};
 use crate::types::QualifiedName;
 
@@ -15,8 +15,23 @@ pub struct Publications {
     pub missing: Vec<String>,
     /// Whether every one of them publishes TRUNCATE.
     pub truncates: bool,
-    /// Whether each publishes inserts, by name.
-    inserts: HashMap<String, bool>,
+    /// By name.
+    kinds: HashMap<String, Kinds>,
+}
+
+/// Which changes a publication publishes, truncates left out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kinds {
+    inserts: bool,
+    updates: bool,
+}
+
+impl Publications {
+    /// Whether any of them is there.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        !self.kinds.is_empty()
+    }
 }
 
 /// Column lists and row filters exist since 15.
@@ -29,18 +44,19 @@ const VERSION_COLUMN_LISTS: u32 = 150_000;
 pub async fn load(client: &Client, names: &[String]) -> Result<Publications, Error> {
     let flags = client
         .query(
-            "SELECT pubname::text, pubinsert, pubtruncate FROM pg_publication WHERE pubname = ANY($1)",
+            "SELECT pubname::text, pubinsert, pubupdate, pubtruncate FROM pg_publication WHERE pubname = ANY($1)",
             &[&names],
         )
         .await?;
-    let mut inserts = HashMap::new();
+    let mut kinds = HashMap::new();
     let mut truncates = true;
     for row in &flags {
-        inserts.insert(row.try_get::<_, String>(0)?, row.try_get::<_, bool>(1)?);
-        truncates &= row.try_get::<_, bool>(2)?;
+        let these = Kinds { inserts: row.try_get(1)?, updates: row.try_get(2)? };
+        kinds.insert(row.try_get::<_, String>(0)?, these);
+        truncates &= row.try_get::<_, bool>(3)?;
     }
-    let missing = names.iter().filter(|name| !inserts.contains_key(*name)).cloned().collect();
-    Ok(Publications { missing, truncates, inserts })
+    let missing = names.iter().filter(|name| !kinds.contains_key(*name)).cloned().collect();
+    Ok(Publications { missing, truncates, kinds })
 }
 
 /// Reads what they publish on a server of `version` (as `server_version_num`), by the publisher's table names:
@@ -56,8 +72,7 @@ pub async fn tables(
     version: u32,
     publications: &Publications,
 ) -> Result<Option<HashMap<QualifiedName, Published>>, Error> {
-    let inserts = &publications.inserts;
-    let names: Vec<&String> = inserts.keys().collect();
+    let names: Vec<&String> = publications.kinds.keys().collect();
     let details = if version >= VERSION_COLUMN_LISTS {
         "attnames::text[], rowfilter IS NOT NULL"
     } else {
@@ -79,25 +94,15 @@ pub async fn tables(
     let mut tables: HashMap<QualifiedName, Published> = HashMap::new();
     for row in &rows {
         let columns: Option<Vec<String>> = row.try_get(3)?;
+        let shown = Shown { columns: columns.map(BTreeSet::from_iter), row_filter: row.try_get(4)? };
+        let kinds = publications.kinds.get(&row.try_get::<_, String>(0)?).copied().unwrap_or_default();
         let published = Published {
-            columns: columns.map(BTreeSet::from_iter),
-            row_filter: row.try_get(4)?,
-            inserts: inserts.get(&row.try_get::<_, String>(0)?).copied().unwrap_or(false),
+            inserts: kinds.inserts.then(|| shown.clone()),
+            updates: kinds.updates.then_some(shown),
         };
         let name = QualifiedName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?);
-        tables.entry(name).and_modify(|known| *known = union(known, &published)).or_insert(published);
+        let known = tables.remove(&name).unwrap_or_default();
+        tables.insert(name, known.union(published));
     }
     Ok(Some(tables))
-}
-
-/// Two publications of the same table in one stream: what either shows is shown.
-fn union(one: &Published, other: &Published) -> Published {
-    Published {
-        columns: match (&one.columns, &other.columns) {
-            (Some(a), Some(b)) => Some(a.union(b).cloned().collect()),
-            _ => None,
-        },
-        row_filter: one.row_filter && other.row_filter,
-        inserts: one.inserts || other.inserts,
-    }
 }

@@ -28,6 +28,7 @@ mod large_transactions;
 mod locked_sequence;
 mod locked_tables;
 mod matrix;
+mod narrow_publication;
 mod our_sessions;
 mod outliers;
 mod reloaded_interval;

@@ -283,7 +283,7 @@ impl Managed {
     #[must_use]
     pub fn is_out_of_sight(&self) -> bool {
         self.excluded.is_none()
-            && self.coverage.as_ref().is_some_and(|coverage| *coverage != Coverage::Covered)
+            && matches!(self.coverage, Some(Coverage::Blind(_)))
             && self.publisher_value().is_some_and(|value| value.denied)
     }
 

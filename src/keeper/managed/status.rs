@@ -70,7 +70,7 @@ impl Managed {
             Class::Held
         } else {
             match self.coverage {
-                Some(Coverage::Covered) => Class::Covered,
+                Some(Coverage::Covered { .. }) => Class::Covered,
                 Some(Coverage::Blind(_)) | None => Class::Blind,
             }
         }
@@ -84,7 +84,9 @@ impl Managed {
             reasons.push(why.to_owned());
         }
         match &self.coverage {
-            Some(Coverage::Blind(why)) if self.excluded.is_none() => reasons.extend(why.iter().cloned()),
+            Some(Coverage::Blind(why) | Coverage::Covered { but: why }) if self.excluded.is_none() => {
+                reasons.extend(why.iter().cloned());
+            }
             None if self.excluded.is_none() => reasons.push("the publisher was not asked yet".to_owned()),
             _ => {}
         }
