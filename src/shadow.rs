@@ -199,6 +199,8 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         poll_interval: poll_interval_recv,
         subscriber: catalog_recv,
         requests: requests.clone(),
+        slot_state: state_recv.clone(),
+        progress: progress_recv.clone(),
         reports,
     };
     let follow = Follow {

@@ -14,7 +14,7 @@ use crate::catalog::coverage::Coverage;
 use crate::config::Outliers;
 use crate::confirm::FlushLsn;
 use crate::handover::{Seen, further};
-use crate::publisher::poll::{PublisherValue, Report};
+use crate::publisher::poll::{Polled, PublisherValue, Report};
 use crate::registry::Class;
 use crate::types::{Lsn, Oid};
 
@@ -130,16 +130,15 @@ impl Keeper {
                 }
                 self.missing_publications = missing;
             }
-            Report::Values { tag, values } => self.values(tag, values),
-            Report::Tables { tag, found, unread } => {
+            Report::Values { tag, values, polled } => self.values(tag, values, polled),
+            Report::Tables { tag, found, unread, seed } => {
                 if !unread.is_empty() {
                     debug!(
                         sequences = unread.len(),
                         "not all of their tables can be read on the publisher: those of the subscriber tell"
                     );
                 }
-                // The tables are read with a look at everything only.
-                self.links.registry.totals.seeds.fetch_add(1, Ordering::Relaxed);
+                self.links.registry.totals.seeds.fetch_add(u64::from(seed), Ordering::Relaxed);
                 for (oid, within, beyond) in found {
                     if self.known(oid).is_some_and(|managed| tag >= managed.epoch()) {
                         self.take_table(oid, within, beyond, Managed::seen_in_table);
@@ -182,10 +181,9 @@ impl Keeper {
         }
     }
 
-    fn values(&mut self, tag: Lsn, values: Vec<(Oid, PublisherValue)>) {
+    fn values(&mut self, tag: Lsn, values: Vec<(Oid, PublisherValue)>, polled: Polled) {
         let now = self.born.elapsed();
-        let settings = self.settings();
-        let (outliers, poll_interval) = (settings.outliers, settings.poll_interval);
+        let outliers = self.settings().outliers;
         for (oid, value) in values {
             let Some(slot) = self.by_oid.get(&oid).copied() else { continue };
             let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
@@ -214,8 +212,10 @@ impl Keeper {
             if mismatch.is_some() && mismatch != mismatch_before {
                 warn!(sequence = %managed.sequence.name, mismatch = mismatch.as_deref(), "the definitions differ");
             }
-            // A sequence that is only polled must have lead for the time between two polls.
-            let delay = matches!(managed.coverage, Some(Coverage::Blind(_))).then_some(poll_interval);
+            // One that is only polled must have lead for the time between two polls, and be advanced in time: with half
+            // of its lead left it is not.
+            let is_polled = polled.all || matches!(managed.coverage, Some(Coverage::Blind(_)));
+            let delay = is_polled.then(|| polled.every.saturating_mul(2));
             managed.measure(now, delay);
             self.reconsider(slot);
             self.tell_limit(slot);

@@ -378,6 +378,7 @@ impl Follow {
         let mut shared = links.shared.clone();
         let stop = watch_over(self, links, sql, synchronous.is_some(), &why_send);
         let (end, stats) = stream::run(socket, received, tap, &mut shared, timing, stop).await;
+        links.state.send_modify(|state| state.doing = Doing::Connecting);
         debug!(rows = stats.rows, ?end, "stream ended");
         if started.elapsed() > Duration::from_secs(10) {
             course.backoff.succeeded();

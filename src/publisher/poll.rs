@@ -13,9 +13,11 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error};
 use tracing::{debug, info, warn};
 
-use super::pace::Pace;
+use super::follow::{Doing, SlotState};
+use super::pace::{Due, Pace};
 use super::publication;
 use super::requests::{Asked, Requests};
+use super::stream::Progress;
 use crate::backoff::Backoff;
 use crate::catalog::coverage::{Coverage, Published, coverage};
 use crate::catalog::{self, Catalog, Readable, Sequence};
@@ -51,6 +53,9 @@ pub struct PublisherValue {
     pub denied: bool,
 }
 
+/// The furthest ids of one sequence in one table: within the limit, and past it.
+pub type InTable = (Oid, Option<i64>, Option<i64>);
+
 /// News from the publisher. Sequences are named by the subscriber's OIDs.
 #[derive(Debug)]
 pub enum Report {
@@ -60,14 +65,23 @@ pub enum Report {
     /// Publications that are not there, at each look; empty when all are.
     MissingPublications(Vec<String>),
     /// Values of sequences, all read after the publisher's WAL stood at `tag`.
-    Values { tag: Lsn, values: Vec<(Oid, PublisherValue)> },
-    /// The furthest ids in publisher tables: within the limit, and past it. `unread` could not be read there.
-    Tables { tag: Lsn, found: Vec<(Oid, Option<i64>, Option<i64>)>, unread: HashSet<Oid> },
+    Values { tag: Lsn, values: Vec<(Oid, PublisherValue)>, polled: Polled },
+    /// The furthest ids in publisher tables: within the limit, and past it. `unread` could not be read there. `seed`: as
+    /// part of a look at everything.
+    Tables { tag: Lsn, found: Vec<InTable>, unread: HashSet<Oid>, seed: bool },
     /// The subscription has durably applied everything that was committed up to `up_to`. Where that is `all_seen` by the
     /// last full look at the publisher, the subscriber's own tables hold it now.
     Applied { up_to: Lsn, all_seen: bool },
     /// The publisher cannot be asked.
     Lost { why: String },
+}
+
+/// Which sequences only polls follow now, and how far apart those are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polled {
+    /// All of them: no stream flows. Otherwise those that it does not show.
+    pub all: bool,
+    pub every: Duration,
 }
 
 /// What the poller needs to know.
@@ -82,6 +96,9 @@ pub struct Poller {
     pub poll_interval: watch::Receiver<Duration>,
     pub subscriber: watch::Receiver<Arc<Catalog>>,
     pub requests: Arc<Requests>,
+    /// Whether there is a stream, and how far it has come.
+    pub slot_state: watch::Receiver<SlotState>,
+    pub progress: watch::Receiver<Progress>,
     pub reports: mpsc::Sender<Report>,
 }
 
@@ -102,6 +119,13 @@ struct Look {
 
 /// The keeper is gone: the process is ending.
 struct Ended;
+
+/// A stream that is this many bytes short of a position has passed it: the server gives a position at the start of a
+/// page with the page's header (`SizeOfXLogLongPHD`) or without.
+const PAGE_HEADER: u64 = 40;
+
+/// So many polls without a stream are worth a line: at a start, or after a short interruption, there are some.
+const POLLS_WORTH_A_LINE: u32 = 5;
 
 impl Poller {
     /// Polls until the receiver of reports is dropped.
@@ -140,11 +164,14 @@ impl Poller {
         let mut catalog = catalog;
         let mut wanted = Wanted::Everything;
         let mut pace = Pace::new(*self.poll_interval.borrow_and_update(), Instant::now());
+        let mut polls_without_stream = 0_u32;
+        let mut seen_up_to = Lsn(u64::MAX);
         let mut looked_at = None;
         loop {
-            let polled = sql::within(POLL_TIMEOUT, self.poll(&look, &catalog, &wanted)).await?;
-            if polled.is_err() {
-                return Ok(Ended);
+            let polled = self.poll(&look, &catalog, &wanted, &mut pace);
+            let Ok(tag) = sql::within(POLL_TIMEOUT, polled).await? else { return Ok(Ended) };
+            if wanted.is_all() {
+                seen_up_to = tag;
             }
             if backoff.succeeded() {
                 info!("publisher is polled again");
@@ -166,11 +193,30 @@ impl Poller {
                 break tokio::select! {
                     () = sleep(APPLIED_LOOK), if looked_at.is_some() => Wanted::Nothing,
                     () = sleep_until(pace.next()) => {
-                        let full = pace.poll(Instant::now());
-                        if full || look.incomplete {
+                        let due = pace.poll(Instant::now());
+                        if due.all {
+                            let flows = self.stream_has_passed(seen_up_to);
+                            tell_how(&mut polls_without_stream, flows, &pace);
+                            pace.set_flowing(flows);
+                        }
+                        if due.compare || look.incomplete && (due.tables || pace.is_flowing()) {
                             self.compare(&mut look, &catalog).await?;
                         }
-                        if full { Wanted::AllValues } else { Wanted::BlindValues }
+                        match due {
+                            Due { all: false, .. } => Wanted::BlindValues,
+                            // With a stream the ids in the tables are known.
+                            Due { tables: true, .. } if !pace.is_flowing() => Wanted::AllWithTables,
+                            Due { .. } => Wanted::AllValues,
+                        }
+                    }
+                    // At once when it ends; when it flows again, not before it has caught up.
+                    is_ending = stream_ends(&mut self.slot_state), if pace.is_flowing() => {
+                        if is_ending {
+                            return Ok(Ended);
+                        }
+                        pace.set_flowing(false);
+                        pace.poll(Instant::now());
+                        Wanted::AllValues
                     }
                     () = self.reports.closed() => return Ok(Ended),
                     // With the new interval the next poll may be due at once.
@@ -248,27 +294,40 @@ impl Poller {
         Ok(theirs.are_there() && theirs.truncates)
     }
 
+    /// Whether a stream flows, and has shown everything up to `lsn`. One that is still at a backlog shows nothing of
+    /// today.
+    fn stream_has_passed(&self, lsn: Lsn) -> bool {
+        let committed = self.progress.borrow().committed.0;
+        self.slot_state.borrow().doing == Doing::Streaming && committed.saturating_add(PAGE_HEADER) >= lsn.0
+    }
+
+    /// Reads what is wanted and reports it. Everything that was committed up to the position returned was there.
     async fn poll(
         &self,
         look: &Look,
         subscriber: &Catalog,
         wanted: &Wanted,
-    ) -> Result<Result<(), ()>, Error> {
+        pace: &mut Pace,
+    ) -> Result<Result<Lsn, Ended>, Error> {
         if *wanted == Wanted::Nothing {
-            return Ok(Ok(()));
+            return Ok(Ok(Lsn::ZERO));
         }
         let sequences: Vec<&Sequence> = subscriber
             .sequences
             .iter()
             .filter(|s| match wanted {
                 Wanted::Nothing => false,
-                Wanted::Everything | Wanted::AllValues => true,
+                Wanted::Everything | Wanted::AllWithTables | Wanted::AllValues => true,
                 Wanted::BlindValues => look.blind.contains(&s.oid),
                 Wanted::Some(oids) => oids.contains(&s.oid),
             })
             .collect();
         let tag = current_lsn(&look.client).await?;
+        let begun = Instant::now();
         let values = look.values(&sequences).await?;
+        if wanted.is_all() {
+            pace.took_for_values(begun.elapsed());
+        }
         let limits: HashMap<Oid, i64> = sequences
             .iter()
             .zip(&values)
@@ -277,26 +336,63 @@ impl Poller {
             })
             .collect();
         debug!(sequences = sequences.len(), %tag, "publisher polled");
-        if self.reports.send(Report::Values { tag, values }).await.is_err() {
-            return Ok(Err(()));
+        let polled = Polled { all: !pace.is_flowing(), every: pace.every() };
+        if self.reports.send(Report::Values { tag, values, polled }).await.is_err() {
+            return Ok(Err(Ended));
         }
-        if *wanted == Wanted::Everything {
-            let report = look.tables(tag, &sequences, &limits).await?;
-            if self.reports.send(report).await.is_err() {
-                return Ok(Err(()));
+        if let Wanted::Everything | Wanted::AllWithTables = wanted {
+            let begun = Instant::now();
+            let (found, unread) = look.tables(&sequences, &limits).await?;
+            pace.took_for_tables(begun.elapsed());
+            let seed = *wanted == Wanted::Everything;
+            if self.reports.send(Report::Tables { tag, found, unread, seed }).await.is_err() {
+                return Ok(Err(Ended));
             }
         }
-        Ok(Ok(()))
+        Ok(Ok(tag))
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
     Nothing,
+    /// Values and tables, because there is a reason to.
     Everything,
+    /// The same, because it is time.
+    AllWithTables,
     AllValues,
     BlindValues,
     Some(BTreeSet<Oid>),
+}
+
+impl Wanted {
+    fn is_all(&self) -> bool {
+        matches!(self, Wanted::Everything | Wanted::AllWithTables | Wanted::AllValues)
+    }
+}
+
+/// Waits until no stream flows. True when the whole process ends.
+async fn stream_ends(state: &mut watch::Receiver<SlotState>) -> bool {
+    state.wait_for(|state| state.doing != Doing::Streaming).await.is_err()
+}
+
+/// Says, once, that polls stand in for the stream, and that they do no more.
+fn tell_how(polls_without_stream: &mut u32, flows: bool, pace: &Pace) {
+    if flows {
+        if *polls_without_stream > POLLS_WORTH_A_LINE {
+            info!("the stream has caught up: sequences that it shows are followed by it again");
+        }
+        *polls_without_stream = 0;
+        return;
+    }
+    *polls_without_stream += 1;
+    if *polls_without_stream == POLLS_WORTH_A_LINE + 1 {
+        info!(
+            every = ?pace.gap(),
+            "no stream shows what happens now: every sequence is polled on the publisher, with a lead for the time \
+             between two polls"
+        );
+    }
 }
 
 impl Look {
@@ -358,13 +454,13 @@ impl Look {
         value
     }
 
-    /// The furthest ids in the publisher's tables behind the columns of `sequences`.
+    /// The furthest ids in the publisher's tables behind the columns of `sequences`, and those of which not every table
+    /// could be read.
     async fn tables(
         &self,
-        tag: Lsn,
         sequences: &[&Sequence],
         limits: &HashMap<Oid, i64>,
-    ) -> Result<Report, Error> {
+    ) -> Result<(Vec<InTable>, HashSet<Oid>), Error> {
         let mut unread = HashSet::new();
         let mut questions = Vec::new();
         for (key, sequence) in sequences.iter().enumerate() {
@@ -390,7 +486,7 @@ impl Look {
         let oid = |key: usize| sequences.get(key).map(|s| s.oid);
         unread.extend(refused.iter().filter_map(|(key, _)| oid(*key)));
         let found = answers.iter().filter_map(|a| Some((oid(a.key)?, a.within, a.beyond))).collect();
-        Ok(Report::Tables { tag, found, unread })
+        Ok((found, unread))
     }
 }
 

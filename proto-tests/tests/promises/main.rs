@@ -29,6 +29,7 @@ mod locked_sequence;
 mod locked_tables;
 mod matrix;
 mod narrow_publication;
+mod no_stream;
 mod our_sessions;
 mod outliers;
 mod reloaded_interval;

@@ -129,8 +129,8 @@ impl Follow {
             warn!(
                 slot = %self.slot, waiting = ?begun.elapsed(),
                 "the publisher is a standby: the slot is created when the primary logs which transactions run, and \
-                 those that write have ended; on the primary: SELECT pg_log_standby_snapshot(); the sequences are \
-                 kept ahead by polling meanwhile"
+                 those that write have ended; on the primary: SELECT pg_log_standby_snapshot(); until \
+                 then the publisher's sequences are polled instead"
             );
             return;
         }
@@ -151,7 +151,7 @@ impl Follow {
             slot = %self.slot, waiting = ?begun.elapsed(),
             transaction = blocker.as_deref().unwrap_or("not known"),
             "the slot cannot be created before the writing transactions of the publisher's instance end; \
-             the sequences are kept ahead by polling meanwhile"
+             until then the publisher's sequences are polled instead"
         );
     }
 }
