@@ -1,9 +1,10 @@
 //! Draws ids on the publisher in every way an application does, and journals each.
 //!
 //! Several connections insert single rows, many rows, several tables in one transaction, roll back, delete the newest
-//! rows and call `nextval` themselves. One seed decides what each connection does.
+//! rows, call `nextval` themselves and, if asked to, truncate tables so that their sequences restart. One seed decides
+//! what each connection does.
 
-use crate::journal::{Fate, Journal};
+use crate::journal::{Draw, Fate, Journal};
 use crate::sql::connect;
 use crate::zoo::{Table, Zoo};
 use anyhow::{Context as _, Result};
@@ -11,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use seqshadow::types::{Lsn, quote_literal};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, GenericClient};
@@ -27,6 +28,8 @@ pub struct LoadOptions {
     pub rows_max: u32,
     /// Some transactions are prepared first, and committed or rolled back by PREPARE's name.
     pub two_phase: bool,
+    /// Now and then a table is truncated and its sequences are restarted ([`Table::restart`]): ids come again.
+    pub restarts: bool,
     /// Between two operations of one connection.
     pub pause: Duration,
     /// Connect again when the server goes away, instead of failing.
@@ -40,6 +43,7 @@ impl Default for LoadOptions {
             seed: 1,
             rows_max: 30,
             two_phase: false,
+            restarts: false,
             pause: Duration::from_millis(1),
             survive_outages: false,
         }
@@ -87,7 +91,7 @@ impl Load {
     /// What has been given out so far.
     #[must_use]
     pub fn journal(&self) -> Journal {
-        self.shared.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.journal().clone()
     }
 
     /// Ends the load and gives its journal.
@@ -119,9 +123,20 @@ impl Drop for Load {
 }
 
 impl Shared {
-    fn record(&self, draws: Vec<(usize, i64)>, fate: Fate) {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        draws.into_iter().for_each(|(sequence, id)| journal.record(sequence, id, fate));
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, draws: Vec<(usize, Draw)>, fate: Fate) {
+        let mut journal = self.journal();
+        draws.into_iter().for_each(|(sequence, draw)| journal.record(sequence, draw, fate));
+    }
+
+    /// Ids of rows that are not committed yet: the lock on their table keeps the epoch.
+    fn in_rows(&self, ids: Vec<(usize, i64)>) -> Vec<(usize, Draw)> {
+        let journal = self.journal();
+        let draw = |(sequence, id)| (sequence, Draw { id, in_row: true, epoch: journal.epoch(sequence) });
+        ids.into_iter().map(draw).collect()
     }
 
     /// Takes `count` ids off the budget of a sequence, if it still has them.
@@ -166,7 +181,9 @@ impl Worker {
                 65..75 => self.transaction(&mut client, 4, 5, true).await,
                 75..80 if self.shared.options.two_phase => self.prepared(&client).await,
                 75..90 => self.transaction(&mut client, 2, 5, false).await,
-                90..95 => self.delete(&client).await,
+                90..94 => self.delete(&client).await,
+                94..95 if self.shared.options.restarts => self.restart(&mut client).await,
+                94..95 => self.delete(&client).await,
                 _ => self.call(&client).await,
             };
             match done {
@@ -194,7 +211,8 @@ impl Worker {
             for _ in 0..self.random.random_range(1..=tables) {
                 let rows = self.random.random_range(1..=rows);
                 if let Some(table) = self.pick(rows) {
-                    insert(&transaction, table, rows, &mut draws).await?;
+                    let ids = insert(&transaction, table, rows).await?;
+                    draws.extend(shared.in_rows(ids));
                 }
             }
             if !commit {
@@ -220,13 +238,14 @@ impl Worker {
         let result = async {
             client.batch_execute("BEGIN").await?;
             let inserted = match self.pick(3) {
-                Some(table) => insert(client, table, 3, &mut draws).await,
-                None => Ok(()),
+                Some(table) => insert(client, table, 3).await,
+                None => Ok(Vec::new()),
             };
-            if inserted.is_err() {
+            let Ok(ids) = inserted else {
                 fate = Fate::RolledBack;
                 return client.batch_execute("ROLLBACK").await;
-            }
+            };
+            draws = shared.in_rows(ids);
             client.batch_execute(&format!("PREPARE TRANSACTION {name}")).await?;
             tokio::time::sleep(shared.options.pause * 10).await;
             let decision = if commit { "COMMIT" } else { "ROLLBACK" };
@@ -256,8 +275,34 @@ impl Worker {
         let sql = format!("SELECT nextval({})", quote_literal(&sequence.name.to_string()));
         let id = client.query_one(&sql, &[]).await?.get(0);
         let fate = position(client).await.map_or(Fate::Unknown, Fate::Committed);
-        self.shared.record(vec![(index, id)], fate);
+        let draw = Draw { id, in_row: false, epoch: self.shared.journal().epoch(index) };
+        self.shared.record(vec![(index, draw)], fate);
         Ok(())
+    }
+
+    /// Empties a table, so that its sequences begin anew, and fills in a few rows in the same transaction or leaves that
+    /// to others.
+    async fn restart(&mut self, client: &mut Client) -> Result<(), tokio_postgres::Error> {
+        let shared = self.shared.clone();
+        let may: Vec<&Table> = shared.zoo.tables.iter().filter(|table| table.restart.is_some()).collect();
+        let table = may[self.random.random_range(0..may.len())];
+        let mut draws = Vec::new();
+        let mut fate = Fate::Unknown;
+        let result = async {
+            let transaction = client.transaction().await?;
+            transaction.batch_execute(table.restart.as_deref().unwrap_or_default()).await?;
+            let after = position(&transaction).await?;
+            table.draws.iter().for_each(|(sequence, _)| shared.journal().restart(*sequence, after));
+            if self.random.random_bool(0.5) {
+                draws = shared.in_rows(insert(&transaction, table, 3).await?);
+            }
+            transaction.commit().await?;
+            fate = Fate::Committed(position(client).await?);
+            Ok(())
+        }
+        .await;
+        shared.record(draws, fate);
+        result
     }
 
     /// A table whose sequences still have `rows` ids.
@@ -273,18 +318,18 @@ async fn insert(
     client: &impl GenericClient,
     table: &Table,
     rows: u32,
-    draws: &mut Vec<(usize, i64)>,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<Vec<(usize, i64)>, tokio_postgres::Error> {
     let rows = i32::try_from(rows).unwrap_or(1);
+    let mut ids = Vec::new();
     for row in client.query(&table.insert, &[&rows]).await? {
-        let ids = table.draws.iter().enumerate().map(|(column, (sequence, _))| (*sequence, row.get(column)));
-        draws.extend(ids);
+        let drawn = table.draws.iter().enumerate();
+        ids.extend(drawn.map(|(column, (sequence, _))| (*sequence, row.get(column))));
     }
-    Ok(())
+    Ok(ids)
 }
 
 /// A position that everything this client did is below.
-async fn position(client: &Client) -> Result<Lsn, tokio_postgres::Error> {
+async fn position(client: &impl GenericClient) -> Result<Lsn, tokio_postgres::Error> {
     let text: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
     Ok(text.parse().expect("the server writes positions as positions"))
 }

@@ -73,21 +73,47 @@ pub async fn behind(
     lsn: Option<Lsn>,
     subscriber: &Client,
 ) -> Result<Vec<Fault>> {
-    let judged = (0..zoo.sequences.len()).filter(|index| !zoo.sequences[*index].cycle);
-    let mut faults = Vec::new();
-    for row in subscriber.query(&zoo.states_sql(judged), &[]).await? {
-        let index = usize::try_from(row.get::<_, i32>(0))?;
-        let sequence = &zoo.sequences[index];
-        let furthest = match lsn {
-            Some(lsn) => journal.furthest_committed(index, sequence, lsn),
-            None => journal.furthest(index, sequence),
-        };
-        let next = next_of(State { last_value: row.get(1), is_called: row.get(2) }, sequence.increment);
-        if let Some(furthest) = furthest.filter(|furthest| !sequence.further(next, *furthest)) {
-            faults.push(Fault::of(sequence, Wrong::Behind { next, furthest }));
+    let nexts = Nexts::read(zoo, subscriber).await?;
+    Ok(nexts.not_past(zoo, |index, sequence| match lsn {
+        Some(lsn) => journal.furthest_committed(index, sequence, lsn),
+        None => journal.furthest(index, sequence),
+    }))
+}
+
+/// What each sequence of the subscriber would give next; cycling sequences are left out.
+#[derive(Clone, Debug)]
+pub struct Nexts(Vec<(usize, i64)>);
+
+impl Nexts {
+    /// Reads them; draws nothing.
+    ///
+    /// # Errors
+    /// When the subscriber cannot be asked.
+    pub async fn read(zoo: &Zoo, subscriber: &Client) -> Result<Nexts> {
+        let judged = (0..zoo.sequences.len()).filter(|index| !zoo.sequences[*index].cycle);
+        let mut nexts = Vec::new();
+        for row in subscriber.query(&zoo.states_sql(judged), &[]).await? {
+            let index = usize::try_from(row.get::<_, i32>(0))?;
+            let state = State { last_value: row.get(1), is_called: row.get(2) };
+            nexts.push((index, next_of(state, zoo.sequences[index].increment)));
         }
+        Ok(Nexts(nexts))
     }
-    Ok(faults)
+
+    /// The sequences whose next value is not past the id that `furthest` gives for their place in the zoo.
+    pub fn not_past(
+        &self,
+        zoo: &Zoo,
+        mut furthest: impl FnMut(usize, &Sequence) -> Option<i64>,
+    ) -> Vec<Fault> {
+        let fault = |(index, next): &(usize, i64)| {
+            let (sequence, next) = (&zoo.sequences[*index], *next);
+            let furthest =
+                furthest(*index, sequence).filter(|furthest| !sequence.further(next, *furthest))?;
+            Some(Fault::of(sequence, Wrong::Behind { next, furthest }))
+        };
+        self.0.iter().filter_map(fault).collect()
+    }
 }
 
 /// Draws `draws` values from each sequence of the subscriber, outside of any transaction, and judges them against the

@@ -264,6 +264,16 @@ pub async fn lsn(client: &Client, sql: &str) -> Result<Lsn> {
     Ok(text.parse()?)
 }
 
+/// Up to where of the publisher the subscriptions of this database have applied transactions; they may be lost again in
+/// a crash.
+///
+/// # Errors
+/// When the subscriber cannot be asked.
+pub async fn applied(subscriber: &Client) -> Result<Lsn> {
+    let sql = "SELECT coalesce(max(remote_lsn), '0/0')::text FROM pg_replication_origin_status";
+    lsn(subscriber, sql).await
+}
+
 /// The position that a slot has confirmed; `None` without such a slot, or while it is being made.
 ///
 /// # Errors

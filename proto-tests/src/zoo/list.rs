@@ -28,6 +28,7 @@ fn plain_columns(zoo: &mut Zoo) {
         zoo.ddl(&format!("CREATE TABLE zoo.t_{name} (id {column} PRIMARY KEY, note text)"));
         let sequence = zoo.sequence_of(&format!("t_{name}_id_seq"), "an ordinary column");
         zoo.table(&format!("zoo.t_{name}"), &[(sequence, "id")]);
+        zoo.restarts();
     }
 
     zoo.ddl("CREATE TABLE zoo.t_small (id smallserial PRIMARY KEY, note text)");
@@ -51,6 +52,7 @@ fn plain_columns(zoo: &mut Zoo) {
     let name = QualifiedName::new("Größe", "Bestell-Übersicht_Die Nr_seq");
     let sequence = zoo.add(name, "names that need quotes, beyond ASCII");
     zoo.table(quoted, &[(sequence, "\"Die Nr\"")]);
+    zoo.restarts();
 }
 
 fn unowned_and_shared(zoo: &mut Zoo) {
@@ -95,6 +97,7 @@ fn directions_and_bounds(zoo: &mut Zoo) {
         let sequence = zoo.sequence_of(&format!("t_{name}_id_seq"), about);
         zoo.set(sequence, |sequence| (sequence.increment, sequence.anchor) = (increment, anchor));
         zoo.table(&format!("zoo.t_{name}"), &[(sequence, "id")]);
+        zoo.restarts();
     }
 
     zoo.ddl("CREATE SEQUENCE zoo.too_wide");
@@ -186,6 +189,13 @@ fn without_tables(zoo: &mut Zoo) {
 
 /// The words in which the animals are described.
 impl Zoo {
+    /// The table described last may be truncated: it owns its sequence.
+    fn restarts(&mut self) {
+        if let Some(table) = self.tables.last_mut() {
+            table.restart = Some(format!("TRUNCATE {} RESTART IDENTITY", table.name));
+        }
+    }
+
     fn ddl(&mut self, sql: &str) {
         self.ddl.push(sql.to_owned());
     }
@@ -245,6 +255,7 @@ impl Zoo {
                  (SELECT {newest} FROM {name} ORDER BY {newest} {order} LIMIT 3 FOR UPDATE SKIP LOCKED)"
             ),
             draws,
+            restart: None,
         });
     }
 }

@@ -71,6 +71,8 @@ pub struct Table {
     pub draws: Vec<(usize, String)>,
     /// Deletes up to three of the newest rows that nobody has locked.
     pub delete_newest: String,
+    /// Empties it and restarts its sequences, on the subscriber too: they are its own, and ids come from rows alone.
+    pub restart: Option<String>,
 }
 
 /// The whole zoo.

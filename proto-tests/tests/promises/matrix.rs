@@ -70,7 +70,7 @@ async fn converge(publisher_major: u32, subscriber_major: u32) -> Result<()> {
         pair.wait_for_sync().await?;
         let second = start_load(&pair, &zoo, 2).run_for(LOAD).await?;
         for index in 0..zoo.sequences.len() {
-            second.entries(index).iter().for_each(|(id, fate)| journal.record(index, *id, *fate));
+            second.entries(index).iter().for_each(|(draw, fate)| journal.record(index, *draw, *fate));
         }
         taken_over(&pair, &zoo, &journal, &publisher, &subscriber)
             .await
