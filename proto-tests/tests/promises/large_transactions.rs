@@ -9,8 +9,12 @@ use proto_tests::rig::{Rig, insert};
 use proto_tests::sql::PATIENCE;
 use seqshadow::demo::servers::ClusterOptions;
 
-const ROWS: i32 = 1_000_000;
-/// Far above what it should need in a debug build, far below what the transaction has.
+/// What is streamed before memory is measured, and then again three times as much.
+const ROWS: i32 = 250_000;
+/// How much the resident memory may grow while the other three quarters are streamed: one id kept of each row would
+/// take more.
+const GROWTH_MAX: u64 = 4 << 20;
+/// Far above what it should need in a debug build.
 const RSS_MAX: u64 = 128 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,20 +32,31 @@ async fn the_sequence_is_ahead_before_a_million_rows_commit() -> Result<()> {
     let shadow = rig.start(&["--poll-interval=1h"])?;
     let open = rig.pair.on_publisher().await?;
     open.batch_execute("BEGIN").await?;
-    let mut last = 0;
-    for _ in 0..10 {
-        last = insert(&open, ROWS / 10).await?;
+    let mut resident = Vec::new();
+    for rows in [ROWS, ROWS * 3] {
+        let mut last = 0;
+        for _ in 0..5 {
+            last = insert(&open, rows / 5).await?;
+        }
+        // The walsender sees WAL once it is flushed, and streams once it has more than its memory holds. No id is
+        // committed.
+        rig.pair.on_publisher().await?.batch_execute("SELECT pg_logical_emit_message(true, '', '')").await?;
+        rig.wait_past(last - 1000).await?;
+        resident.push((shadow.rss_bytes().unwrap_or(0), shadow.rss_bytes_max().unwrap_or(0)));
+        eprintln!("{last} rows streamed: {}", kib(resident.last()));
     }
-    // The walsender sees WAL once it is flushed, and streams once it has more than its memory holds. No id is committed.
-    rig.pair.on_publisher().await?.batch_execute("CREATE TABLE flushed ()").await?;
-    rig.wait_past(last - 1000).await?;
     let id = rig.insert(1).await?;
     open.batch_execute("COMMIT").await?;
     rig.wait_past(id).await?;
     rig.wait_confirmed(rig.pair.publisher_lsn().await?).await?;
-    let (now, most) = (shadow.rss_bytes().unwrap_or(0), shadow.rss_bytes_max().unwrap_or(0));
-    eprintln!("resident: {} KiB now, {} KiB at most", now / 1024, most / 1024);
-    assert!(most < RSS_MAX, "{most} bytes resident");
+    resident.push((shadow.rss_bytes().unwrap_or(0), shadow.rss_bytes_max().unwrap_or(0)));
+    eprintln!("committed: {}", kib(resident.last()));
+    let (first, at_first) = resident[0];
+    assert!(first > 0 || cfg!(not(target_os = "linux")), "there is no /proc");
+    for (now, most) in &resident {
+        assert!(*now < first + GROWTH_MAX && *most < at_first + GROWTH_MAX, "it grows: {resident:?}");
+        assert!(*most < RSS_MAX, "{most} bytes resident");
+    }
     let complaints: Vec<_> = shadow
         .complaints()
         .into_iter()
@@ -50,4 +65,9 @@ async fn the_sequence_is_ahead_before_a_million_rows_commit() -> Result<()> {
     assert!(complaints.is_empty(), "{complaints:?}");
     shadow.wait_for_line("streaming slot=", PATIENCE)?;
     Ok(())
+}
+
+fn kib(resident: Option<&(u64, u64)>) -> String {
+    let (now, most) = resident.copied().unwrap_or_default();
+    format!("{} KiB resident now, {} KiB at most", now / 1024, most / 1024)
 }
