@@ -2,7 +2,10 @@
 //!
 //! Tries to break: SIGKILL of seqshadow, of the publisher and of the subscriber, thirty times each in random order and at
 //! random moments under load, with `synchronous_commit = off` for our role. After each kill, before anybody could mend
-//! anything, no sequence may be short of an id that a row committed below what our slot has confirmed.
+//! anything, no sequence may be short of an id that a row committed below what our slot has confirmed. The load truncates
+//! tables with RESTART IDENTITY: then that is to be so of the ids since the last truncate that is below what is confirmed
+//! (of none, once the subscriber has applied a later one), also after the subscriber has applied all that is confirmed
+//! while seqshadow is dead.
 
 use anyhow::Result;
 use proto_tests::journal::Journal;
@@ -84,7 +87,13 @@ impl Scene {
 
     async fn play(mut self, seed: u64, kills: u64) -> Result<()> {
         let mut random = StdRng::seed_from_u64(seed);
-        let options = LoadOptions { seed, survive_outages: true, rows_max: 200, ..LoadOptions::default() };
+        let options = LoadOptions {
+            seed,
+            survive_outages: true,
+            rows_max: 200,
+            restarts: true,
+            ..LoadOptions::default()
+        };
         let load = Load::start(&self.pair.publisher_conninfo(), &self.zoo, options);
         let one_each = [Victim::Seqshadow, Victim::Publisher, Victim::Subscriber];
         let mut victims: Vec<Victim> = (0..kills).flat_map(|_| one_each).collect();
@@ -130,6 +139,7 @@ impl Scene {
             }
         }
         let journal = load.stop().await?;
+        assert!(journal.restarts() > 10, "{} restarts are few", journal.restarts());
         assert!(self.weighed > 20 * kills, "{} promises are few", self.weighed);
         self.converge(&journal).await
     }
