@@ -35,6 +35,10 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// fast shutdown.
 pub(super) const RECEIPTS_GRACE: Duration = Duration::from_secs(5);
 
+/// The slot may hold back more WAL than allowed for so long, while all is tried that may release it. Longer than it takes
+/// to connect anew and to confirm, three times over.
+pub(super) const CEILING_GRACE: Duration = Duration::from_secs(15);
+
 /// How long the publisher may take to say what it knows of the slot.
 pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -119,6 +123,8 @@ struct Course {
     streamed: bool,
     /// Another seqshadow had the slot.
     stood_by: bool,
+    /// Since when the slot is known to hold back more WAL than allowed, over all streams that were tried.
+    over_ceiling: Option<Instant>,
     /// There was a slot: when it is missing, somebody dropped it.
     had_slot: bool,
     /// Receipts were possible once: when they are not, the subscriber is away, not only slow to begin.
@@ -186,6 +192,18 @@ impl Follow {
                 Ok(Round::Again)
             }
             Verdict::Missing => self.create_and_stream(links, &sql, course).await,
+            // A first stream is opened whatever the slot holds back: it may well drain it.
+            Verdict::Ours if course.recovering && course.is_over_ceiling_too_long(links) => {
+                links.shared.alive.through(self.drop_slot(&sql)).await?;
+                course.gave_up_slot(links);
+                warn!(
+                    slot = %self.slot, retained_bytes = links.state.borrow().retained_bytes,
+                    max_retained_wal = *links.max_retained_wal.borrow(),
+                    "the slot held back more WAL than allowed, and its stream cannot be opened, or ends each time: it \
+                     was dropped; when a stream can be opened it is created again and every sequence is seeded again"
+                );
+                Ok(Round::Again)
+            }
             Verdict::Ours => {
                 let opening = ReplicationConnection::open(&self.conninfo);
                 let Some(connection) = links.unless_stopped(opening).await else {
@@ -376,7 +394,8 @@ impl Follow {
         let started = Instant::now();
         let (why_send, mut why) = watch::channel(Why::Nothing);
         let mut shared = links.shared.clone();
-        let stop = watch_over(self, links, sql, synchronous.is_some(), &why_send);
+        let over_ceiling = &mut course.over_ceiling;
+        let stop = watch_over(self, links, sql, synchronous.is_some(), over_ceiling, &why_send);
         let (end, stats) = stream::run(socket, received, tap, &mut shared, timing, stop).await;
         links.state.send_modify(|state| state.doing = Doing::Connecting);
         debug!(rows = stats.rows, ?end, "stream ended");
@@ -464,10 +483,20 @@ impl Links {
 }
 
 impl Course {
+    /// Whether the slot, which was just looked at, has held back more WAL than allowed for too long.
+    fn is_over_ceiling_too_long(&mut self, links: &Links) -> bool {
+        if links.state.borrow().retained_bytes <= *links.max_retained_wal.borrow() {
+            self.over_ceiling = None;
+            return false;
+        }
+        self.over_ceiling.get_or_insert_with(Instant::now).elapsed() >= CEILING_GRACE
+    }
+
     /// The slot is gone, or about to be: the next one begins later, so a new seed is owed. It is asked for when that slot
     /// is made, and counted there.
     fn gave_up_slot(&mut self, links: &Links) {
         self.had_slot = false;
+        self.over_ceiling = None;
         links.state.send_modify(|state| state.lost += 1);
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, warn};
 
 use super::connection::APPLICATION_NAME;
-use super::follow::{Follow, LOOK_INTERVAL, LOOK_TIMEOUT, Links, RECEIPTS_GRACE, told_to};
+use super::follow::{CEILING_GRACE, Follow, LOOK_INTERVAL, LOOK_TIMEOUT, Links, RECEIPTS_GRACE, told_to};
 use super::slot;
 use crate::confirm::Synchronous;
 use crate::sql::{self, Connection, SqlError};
@@ -33,9 +33,9 @@ pub(super) async fn watch_over(
     links: &mut Links,
     first: &Connection,
     is_synchronous: bool,
+    over_ceiling: &mut Option<Instant>,
     why: &watch::Sender<Why>,
 ) {
-    let mut over_ceiling = 0_u32;
     let mut next_look = Instant::now() + LOOK_INTERVAL;
     let mut reopened = None;
     loop {
@@ -67,10 +67,11 @@ pub(super) async fn watch_over(
                 links.state.send_modify(|state| state.retained_bytes = retained);
                 let ceiling = *links.max_retained_wal.borrow();
                 if retained <= ceiling {
-                    over_ceiling = 0;
+                    *over_ceiling = None;
                     continue;
                 }
-                over_ceiling += 1;
+                // It may have been so since the last look.
+                let since = *over_ceiling.get_or_insert_with(|| Instant::now() - LOOK_INTERVAL);
                 warn!(
                     slot = %follow.slot, retained_bytes = retained, max_retained_wal = ceiling,
                     "the slot holds back more WAL than allowed: confirming what is possible, a new seed is owed"
@@ -78,7 +79,7 @@ pub(super) async fn watch_over(
                 let _ = links.give_up.try_send(());
                 links.requests.seed();
                 // Confirming takes a moment, and an open writing transaction may pin the WAL all the same.
-                if over_ceiling >= 3 {
+                if since.elapsed() >= CEILING_GRACE {
                     let _ = why.send(Why::Drop { retained });
                     return;
                 }

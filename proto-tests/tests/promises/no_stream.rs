@@ -4,13 +4,16 @@
 //! goes on; and what keeps the stream away lasts.
 
 use anyhow::Result;
-use proto_tests::pair::Pair;
+use proto_tests::pair::{Pair, PairOptions};
 use proto_tests::rig::{Rig, SEQUENCE, insert};
 use proto_tests::sequence::{next_value, past};
 use proto_tests::shadow::ShadowCommand;
 use proto_tests::sidecar::SLOT;
-use proto_tests::sql::{PATIENCE, connect, wait_until};
+use proto_tests::sql::{PATIENCE, Probe, connect, wait_for, wait_until};
+use seqshadow::conninfo::{Conninfo, Environment};
+use seqshadow::publisher::connection::ReplicationConnection;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// `seqshadow` as it is without any setting.
@@ -84,5 +87,64 @@ async fn a_load_is_followed_while_the_slot_waits() -> Result<()> {
     wait_until("an id typed in", soon, async || past(&subscriber, SEQUENCE, 1_000_000).await).await?;
     let lines = shadow.stderr_lines();
     assert!(!lines.iter().any(|line| line.contains("streaming slot=")), "{lines:#?}");
+    Ok(())
+}
+
+/// Takes every walsender of the publisher that is free, until it is aborted, and lets go of them then.
+fn others_take_every_walsender(rig: &Rig) -> Result<JoinHandle<()>> {
+    let conninfo = Conninfo::parse(&rig.pair.publisher_conninfo(), &Environment::default())?;
+    Ok(tokio::spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            match ReplicationConnection::open(&conninfo).await {
+                Ok(connection) => held.push(connection),
+                Err(_) => sleep(Duration::from_millis(30)).await,
+            }
+        }
+    }))
+}
+
+const OURS_IS_IDLE: &str =
+    "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = 'ours' AND NOT active";
+const OURS_IS_GONE: &str = "SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name = 'ours'";
+
+/// The stream was cut, and others use all of `max_wal_senders`: it cannot be opened again, while the slot goes on
+/// holding back WAL. The ceiling counts all the same, and the sequences are followed all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ceiling_counts_where_the_stream_cannot_be_opened() -> Result<()> {
+    let mut options = PairOptions::default();
+    options.publisher = options.publisher.set("max_wal_senders", "4");
+    let rig = Rig::with(17, 15, options).await?;
+    let shadow = with_defaults(&rig.pair).arg("--max-retained-wal=64MB").start()?;
+    rig.follows(100).await?;
+    let publisher = rig.pair.on_publisher().await?;
+    let others = others_take_every_walsender(&rig)?;
+    let cut = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ours' AND active";
+    wait_until("the stream cut, and all walsenders taken", PATIENCE, async || {
+        publisher.batch_execute(cut).await?;
+        sleep(Duration::from_secs(1)).await;
+        let idle: bool = publisher.query_one(OURS_IS_IDLE, &[]).await?.get(0);
+        Ok(Probe::when(idle, || "it came back".to_owned()))
+    })
+    .await?;
+
+    // Below the ceiling the slot stays.
+    let behind = longest_behind_under_load(&rig, Duration::from_secs(10)).await?;
+    assert!(behind < MOMENT, "behind for {behind:?}");
+    assert!(publisher.query_one(OURS_IS_IDLE, &[]).await?.get::<_, bool>(0));
+
+    let bulk =
+        "SELECT pg_logical_emit_message(false, 'bulk', repeat('x', 1000)) FROM generate_series(1, 90000)";
+    publisher.batch_execute(bulk).await?;
+    wait_for(&rig.pair.publisher_conninfo(), "the slot to be given up", OURS_IS_GONE).await?;
+    shadow.wait_for_line("its stream cannot be opened", PATIENCE)?;
+
+    others.abort();
+    shadow.wait_for_line("recovered: the stream goes on", PATIENCE)?;
+    rig.follows(10_000).await?;
+    let lines = shadow.stderr_lines();
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("its stream cannot be opened"), 1, "{lines:#?}");
+    assert_eq!(count("replication slot created"), 2, "{lines:#?}");
     Ok(())
 }
