@@ -148,8 +148,9 @@ impl Scene {
     /// before that.
     async fn recover(&mut self) -> Result<()> {
         let publisher = self.pair.on_publisher().await?;
-        let shadow = &self.shadow;
+        let (pair, shadow) = (&self.pair, &mut self.shadow);
         wait_until("our slot to confirm more", PATIENCE, async || {
+            start_again(pair, shadow)?;
             let now = confirmed(&publisher, SLOT).await?;
             Ok(Probe::when(now.is_some_and(|now| now > self.confirmed), || {
                 format!("{now:?} of {}\n{}", self.confirmed, shadow.stderr_lines().join("\n"))
@@ -163,10 +164,9 @@ impl Scene {
         let (publisher, subscriber) = self.pair.clients().await?;
         // Nothing of before a truncate is promised, and the subscriber may have some of them to come.
         self.pair.catch_up().await?;
-        let shadow = &mut self.shadow;
-        let zoo = &self.zoo;
+        let (pair, shadow, zoo) = (&self.pair, &mut self.shadow, &self.zoo);
         wait_until("every sequence past every committed id", PATIENCE, async || {
-            assert!(shadow.is_running(), "it ended by itself:\n{}", shadow.stderr_lines().join("\n"));
+            start_again(pair, shadow)?;
             let nexts = Nexts::read(zoo, &subscriber).await?;
             let faults = nexts.not_past(zoo, |index, sequence| journal.furthest_kept(index, sequence));
             Ok(Probe::when(faults.is_empty(), || format!("{faults:?}\n{}", shadow.stderr_lines().join("\n"))))
@@ -242,6 +242,19 @@ impl Scene {
         let sequences = self.zoo.sequences.iter().enumerate();
         sequences.filter_map(|(index, it)| Some((index, journal.furthest_kept(index, it)?))).collect()
     }
+}
+
+/// As the service manager does: one that was started while a server was away has ended, with the status for that.
+fn start_again(pair: &Pair, shadow: &mut Shadow) -> Result<()> {
+    if shadow.is_running() {
+        return Ok(());
+    }
+    let status = shadow.wait_exit(PATIENCE)?;
+    let lines = shadow.stderr_lines();
+    assert_eq!(status.code(), Some(3), "it ended by itself:\n{}", lines.join("\n"));
+    assert!(!lines.iter().any(|line| line.contains(PROTECTED)), "it ended by itself:\n{}", lines.join("\n"));
+    *shadow = command(pair, &[SOON]).spawn()?;
+    Ok(())
 }
 
 /// It tells the publisher at once, so that not much less is confirmed than could be.

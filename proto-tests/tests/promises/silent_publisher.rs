@@ -15,9 +15,9 @@ async fn a_start_ends() -> Result<()> {
     let fake = FakePublisherOptions::default()
         .on_query(|ask| {
             if ask.sql.contains("pg_publication") {
-                let columns =
-                    [("pubname", Type::TEXT), ("pubinsert", Type::BOOL), ("pubtruncate", Type::BOOL)];
-                let row = vec!["pub".into(), true.into(), true.into()];
+                let flags = ["pubinsert", "pubupdate", "pubtruncate"].map(|flag| (flag, Type::BOOL));
+                let columns = [[("pubname", Type::TEXT)].as_slice(), &flags].concat();
+                let row = vec!["pub".into(), true.into(), true.into(), true.into()];
                 return Some(Answer::rows(&columns, vec![row]).with_params(&[Type::TEXT_ARRAY]));
             }
             ask.sql.contains("wal_level").then_some(Answer::Silence)
