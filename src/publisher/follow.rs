@@ -18,6 +18,7 @@ use super::reaction::{AfterLook, Facts, Failure, Fatal, Reaction, after_a_look, 
 use super::requests::Requests;
 use super::slot::{self, Verdict};
 use super::stream::{self, End, Shared, Timing};
+use super::told::Told;
 use super::watch::{Why, complain_about_synchronous, synchronous, watch_over};
 use crate::backoff::Backoff;
 use crate::conninfo::Conninfo;
@@ -44,6 +45,12 @@ pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The shortest time between two rounds: whatever goes on and on must not become a flood of connections.
 const ROUND_GAP: Duration = Duration::from_millis(200);
+
+/// A stream that lasts so long was a success.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// After so many streams in a row that ended sooner, one that has just begun is no news.
+const SHORT_STREAMS_TOLD: u32 = 2;
 
 /// How often a hot standby looks whether the slot is free.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
@@ -113,10 +120,14 @@ enum Round {
 
 /// What one round leaves for the next.
 #[derive(Debug, Default)]
-struct Course {
+pub(super) struct Course {
     backoff: Backoff,
     /// The stream was interrupted: say so when it goes on.
     recovering: bool,
+    /// Why it is interrupted, as far as that was said.
+    told: Told,
+    /// So many streams in a row have ended soon.
+    short_streams: u32,
     /// Who answered last time.
     publisher: Option<Identity>,
     /// We have streamed before.
@@ -124,7 +135,7 @@ struct Course {
     /// Another seqshadow had the slot.
     stood_by: bool,
     /// Since when the slot is known to hold back more WAL than allowed, over all streams that were tried.
-    over_ceiling: Option<Instant>,
+    pub(super) over_ceiling: Option<Instant>,
     /// There was a slot: when it is missing, somebody dropped it.
     had_slot: bool,
     /// Receipts were possible once: when they are not, the subscriber is away, not only slow to begin.
@@ -154,17 +165,22 @@ impl Follow {
                 Ok(Round::Stopped) => return Ok(()),
                 Err(failure) => failure,
             };
-            if let Err(fatal) = self.react(&failure, &mut links, &mut course).await {
+            let news = course.told.is_news(&failure.to_string());
+            match self.react(&failure, &mut links, &mut course).await {
                 // What may not be so at the start is no reason to leave the sequences alone later.
-                if !course.streamed {
-                    return Err(fatal);
+                Err(fatal) if !course.streamed => return Err(fatal),
+                Err(fatal) if news => {
+                    error!(slot = %self.slot, error = %fatal, "the stream cannot go on until somebody mends this; it is tried again");
                 }
-                error!(slot = %self.slot, error = %fatal, "the stream cannot go on until somebody mends this; it is tried again");
+                Ok(()) if news => {
+                    warn!(slot = %self.slot, error = %failure, "the stream is interrupted, and tried again; until it goes on the publisher's sequences are polled instead");
+                }
+                _ => {}
             }
             course.recovering = true;
             let delay = course.backoff.next_delay();
             links.state.send_modify(|state| state.doing = Doing::Connecting);
-            warn!(slot = %self.slot, error = %failure, retry_in = ?delay, "the stream is interrupted; sequences stay protected by polling");
+            debug!(slot = %self.slot, error = %failure, retry_in = ?delay, "no stream: the interruption lasts");
             if links.unless_stopped(sleep(delay)).await.is_none() {
                 return Ok(());
             }
@@ -383,10 +399,13 @@ impl Follow {
         // Whoever had the slot meanwhile may have confirmed what we never saw, or made it after our seed.
         if std::mem::take(&mut course.stood_by) {
             course.recovering = false;
+            course.told.is_over();
             info!(slot = %self.slot, publications = ?self.publications, "the slot is free: we stream from it now");
             links.requests.seed();
         } else if std::mem::take(&mut course.recovering) {
-            info!(slot = %self.slot, "recovered: the stream goes on");
+            if course.short_streams < SHORT_STREAMS_TOLD {
+                course.recovered(&self.slot);
+            }
             links.requests.seed();
         } else {
             info!(slot = %self.slot, publications = ?self.publications, server = %sql.peer, version = sql.version, "streaming");
@@ -394,13 +413,15 @@ impl Follow {
         let started = Instant::now();
         let (why_send, mut why) = watch::channel(Why::Nothing);
         let mut shared = links.shared.clone();
-        let over_ceiling = &mut course.over_ceiling;
-        let stop = watch_over(self, links, sql, synchronous.is_some(), over_ceiling, &why_send);
+        let stop = watch_over(self, links, sql, synchronous.is_some(), course, &why_send);
         let (end, stats) = stream::run(socket, received, tap, &mut shared, timing, stop).await;
         links.state.send_modify(|state| state.doing = Doing::Connecting);
         debug!(rows = stats.rows, ?end, "stream ended");
-        if started.elapsed() > Duration::from_secs(10) {
+        if started.elapsed() >= STABLE_AFTER {
+            course.lasted(&self.slot);
             course.backoff.succeeded();
+        } else if !matches!(end, End::Asked) {
+            course.short_streams = course.short_streams.saturating_add(1);
         }
         let why = why.borrow_and_update().clone();
         match (end, why) {
@@ -483,6 +504,24 @@ impl Links {
 }
 
 impl Course {
+    /// Called while a stream lasts: it is no short one from here on.
+    pub(super) fn lasts(&mut self, since: Instant, slot: &SlotName) {
+        if since.elapsed() >= STABLE_AFTER {
+            self.lasted(slot);
+        }
+    }
+
+    fn lasted(&mut self, slot: &SlotName) {
+        self.short_streams = 0;
+        self.recovered(slot);
+    }
+
+    fn recovered(&mut self, slot: &SlotName) {
+        if self.told.is_over() {
+            info!(%slot, "recovered: the stream goes on");
+        }
+    }
+
     /// Whether the slot, which was just looked at, has held back more WAL than allowed for too long.
     fn is_over_ceiling_too_long(&mut self, links: &Links) -> bool {
         if links.state.borrow().retained_bytes <= *links.max_retained_wal.borrow() {

@@ -9,4 +9,5 @@ pub mod reaction;
 pub mod requests;
 pub mod slot;
 pub mod stream;
+mod told;
 mod watch;

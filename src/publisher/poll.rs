@@ -18,6 +18,7 @@ use super::pace::{Due, Pace};
 use super::publication;
 use super::requests::{Asked, Requests};
 use super::stream::Progress;
+use super::told::Told;
 use crate::backoff::Backoff;
 use crate::catalog::coverage::{Coverage, Published, coverage};
 use crate::catalog::{self, Catalog, Readable, Sequence};
@@ -131,8 +132,9 @@ impl Poller {
     /// Polls until the receiver of reports is dropped.
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
+        let mut told = Told::default();
         loop {
-            let why = match self.connected(&mut backoff).await {
+            let why = match self.connected(&mut backoff, &mut told).await {
                 Ok(Ended) => return,
                 Err(error) => error.to_string(),
             };
@@ -140,12 +142,22 @@ impl Poller {
                 return;
             }
             let delay = backoff.next_delay();
-            warn!(error = %why, retry_in = ?delay, "publisher cannot be polled; the stream goes on without it");
+            let streaming = self.slot_state.borrow().doing == Doing::Streaming;
+            if told.is_news(&format!("{streaming} {why}")) {
+                let meanwhile = if streaming {
+                    "only the stream shows its ids until it is polled again"
+                } else {
+                    "and no stream flows: the sequences stay where they are until it is reached again; check that it \
+                     runs and can be reached from here"
+                };
+                warn!(error = %why, "the publisher cannot be polled, {meanwhile}");
+            }
+            debug!(error = %why, retry_in = ?delay, "not polled");
             tokio::time::sleep(delay).await;
         }
     }
 
-    async fn connected(&mut self, backoff: &mut Backoff) -> Result<Ended, SqlError> {
+    async fn connected(&mut self, backoff: &mut Backoff, told: &mut Told) -> Result<Ended, SqlError> {
         let connection = sql::connect(&self.conninfo, "publisher").await?;
         let reader = sql::within(POLL_TIMEOUT, Reader::prepare(&connection.client)).await?;
         let catalog = self.subscriber.borrow_and_update().clone();
@@ -173,8 +185,9 @@ impl Poller {
             if wanted.is_all() {
                 seen_up_to = tag;
             }
-            if backoff.succeeded() {
-                info!("publisher is polled again");
+            backoff.succeeded();
+            if told.is_over() {
+                info!("the publisher is polled again");
             }
             if wanted == Wanted::Everything {
                 looked_at = Some(sql::within(POLL_TIMEOUT, current_lsn(&look.client)).await?);

@@ -8,7 +8,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, warn};
 
 use super::connection::APPLICATION_NAME;
-use super::follow::{CEILING_GRACE, Follow, LOOK_INTERVAL, LOOK_TIMEOUT, Links, RECEIPTS_GRACE, told_to};
+use super::follow::{
+    CEILING_GRACE, Course, Follow, LOOK_INTERVAL, LOOK_TIMEOUT, Links, RECEIPTS_GRACE, told_to,
+};
 use super::slot;
 use crate::confirm::Synchronous;
 use crate::sql::{self, Connection, SqlError};
@@ -33,10 +35,11 @@ pub(super) async fn watch_over(
     links: &mut Links,
     first: &Connection,
     is_synchronous: bool,
-    over_ceiling: &mut Option<Instant>,
+    course: &mut Course,
     why: &watch::Sender<Why>,
 ) {
-    let mut next_look = Instant::now() + LOOK_INTERVAL;
+    let begun = Instant::now();
+    let mut next_look = begun + LOOK_INTERVAL;
     let mut reopened = None;
     loop {
         let away = *links.receipts_impossible_since.borrow_and_update();
@@ -57,6 +60,7 @@ pub(super) async fn watch_over(
                 return;
             }
             () = sleep_until(next_look) => {
+                course.lasts(begun, &follow.slot);
                 let seen = watch_once(follow, first, &mut reopened).await;
                 next_look = Instant::now() + LOOK_INTERVAL;
                 let Some((retained, synchronous)) = seen else { continue };
@@ -67,11 +71,11 @@ pub(super) async fn watch_over(
                 links.state.send_modify(|state| state.retained_bytes = retained);
                 let ceiling = *links.max_retained_wal.borrow();
                 if retained <= ceiling {
-                    *over_ceiling = None;
+                    course.over_ceiling = None;
                     continue;
                 }
                 // It may have been so since the last look.
-                let since = *over_ceiling.get_or_insert_with(|| Instant::now() - LOOK_INTERVAL);
+                let since = *course.over_ceiling.get_or_insert_with(|| Instant::now() - LOOK_INTERVAL);
                 warn!(
                     slot = %follow.slot, retained_bytes = retained, max_retained_wal = ceiling,
                     "the slot holds back more WAL than allowed: confirming what is possible, a new seed is owed"

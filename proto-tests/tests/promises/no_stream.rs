@@ -7,11 +7,12 @@ use anyhow::Result;
 use proto_tests::pair::{Pair, PairOptions};
 use proto_tests::rig::{Rig, SEQUENCE, insert};
 use proto_tests::sequence::{next_value, past};
-use proto_tests::shadow::ShadowCommand;
+use proto_tests::shadow::{Shadow, ShadowCommand};
 use proto_tests::sidecar::SLOT;
 use proto_tests::sql::{PATIENCE, Probe, connect, wait_for, wait_until};
 use seqshadow::conninfo::{Conninfo, Environment};
 use seqshadow::publisher::connection::ReplicationConnection;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -146,5 +147,56 @@ async fn the_ceiling_counts_where_the_stream_cannot_be_opened() -> Result<()> {
     let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert_eq!(count("its stream cannot be opened"), 1, "{lines:#?}");
     assert_eq!(count("replication slot created"), 2, "{lines:#?}");
+    Ok(())
+}
+
+/// What was said more than `often` times, whatever the numbers in it.
+fn repeated(shadow: &Shadow, often: usize) -> Vec<String> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for line in shadow.stderr_lines() {
+        let said = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+        *counts.entry(said).or_default() += 1;
+    }
+    counts.into_iter().filter(|(_, count)| *count > often).map(|(said, _)| said).collect()
+}
+
+/// Each retry failed with a warning of its own: those of an hour are a thousand, and say what one does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_told_once_and_its_end_too() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let (proxy, address) = rig.faulty_publisher().await?;
+    let shadow = rig.start(&[&address])?;
+    let before = proxy.counts().accepted;
+    proxy.refuse(true);
+    proxy.cut();
+    let retries = || proxy.counts().accepted - before;
+    wait_until("ten attempts of stream and polls", PATIENCE, async || {
+        Ok(Probe::when(retries() >= 10, || format!("{}", retries())))
+    })
+    .await?;
+    proxy.refuse(false);
+    shadow.wait_for_line("recovered: the stream goes on", PATIENCE)?;
+    shadow.wait_for_line("the publisher is polled again", PATIENCE)?;
+    assert_eq!(repeated(&shadow, 1), Vec::<String>::new());
+    Ok(())
+}
+
+/// A stream that ends soon after it begins, each time, has recovered only when one lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_comes_and_goes_is_told_so_few_times() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let shadow = rig.start(&["--log-level=debug"])?;
+    let cut = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ours' AND active";
+    let publisher = rig.pair.on_publisher().await?;
+    let ends = || shadow.stderr_lines().iter().filter(|line| line.contains("the interruption lasts")).count();
+    wait_until("six streams cut", PATIENCE, async || {
+        publisher.batch_execute(cut).await?;
+        Ok(Probe::when(ends() >= 6, || format!("{}", ends())))
+    })
+    .await?;
+    let seen = shadow.stderr_lines().len();
+    shadow.wait_for_line_after(seen, "recovered: the stream goes on", PATIENCE)?;
+    let often = repeated(&shadow, 2).into_iter().filter(|line| !line.contains("DEBUG"));
+    assert_eq!(often.collect::<Vec<_>>(), Vec::<String>::new());
     Ok(())
 }
