@@ -117,7 +117,8 @@ fn unseen(
 }
 
 /// Of a publication without updates, the narrow one for instance, the ids that an UPDATE sets lie in the tables only:
-/// those of the subscriber are looked at every minute, where that is cheap and permitted.
+/// those of the subscriber are looked at every minute, where that is cheap and permitted. (Else those of the publisher are,
+/// where that is: whoever can tell takes these reasons back.)
 fn unseen_updates(
     consumer: &Consumer,
     sequence: &Sequence,
@@ -130,7 +131,7 @@ fn unseen_updates(
     }
     let (table, column) = (&consumer.table, crate::types::quote_identifier(&consumer.column));
     let mend = if consumer.numeric && consumer.indexed {
-        format!("on the subscriber: GRANT SELECT ({column}) ON {table} TO the role we connect as")
+        format!("on either server: GRANT SELECT ({column}) ON {table} TO the role we connect as")
     } else {
         format!("{column} has no index to read it by")
     };

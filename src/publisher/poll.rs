@@ -116,6 +116,8 @@ struct Look {
     /// For each subscriber sequence, the publisher's: by name first, then those behind the same columns.
     counterparts: HashMap<Oid, Vec<usize>>,
     blind: HashSet<Oid>,
+    /// UPDATEs of their ids are not in the stream, and nobody but us can look for them.
+    updated: HashSet<Oid>,
 }
 
 /// The keeper is gone: the process is ending.
@@ -170,6 +172,7 @@ impl Poller {
             incomplete: false,
             counterparts: HashMap::new(),
             blind: HashSet::new(),
+            updated: HashSet::new(),
         };
         self.requests.answer_all();
         self.compare(&mut look, &catalog).await?;
@@ -217,8 +220,9 @@ impl Poller {
                         }
                         match due {
                             Due { all: false, .. } => Wanted::BlindValues,
-                            // With a stream the ids in the tables are known.
                             Due { tables: true, .. } if !pace.is_flowing() => Wanted::AllWithTables,
+                            // What else lies in the tables the stream has shown.
+                            Due { tables: true, .. } => Wanted::AllWithUpdates,
                             Due { .. } => Wanted::AllValues,
                         }
                     }
@@ -287,8 +291,19 @@ impl Poller {
             debug!("a table is locked on the publisher: what could not be read of it is read again soon");
         }
         look.counterparts = counterparts(subscriber, &look.publisher, renamed);
-        let found: HashMap<Oid, Coverage> =
-            subscriber.sequences.iter().map(|s| (s.oid, coverage(s, look.published.as_ref()))).collect();
+        look.updated.clear();
+        let mut found: HashMap<Oid, Coverage> = HashMap::new();
+        for sequence in &subscriber.sequences {
+            let mut coverage = coverage(sequence, look.published.as_ref());
+            if let Coverage::Covered { but } = &mut coverage
+                && !but.is_empty()
+                && look.reads_every_table(sequence, renamed)
+            {
+                but.clear();
+                look.updated.insert(sequence.oid);
+            }
+            found.insert(sequence.oid, coverage);
+        }
         let is_blind = |coverage: &Coverage| matches!(coverage, Coverage::Blind(_));
         look.blind = found.iter().filter(|(_, c)| is_blind(c)).map(|(oid, _)| *oid).collect();
         let _ = self.reports.send(Report::MissingPublications(publications.missing)).await;
@@ -330,7 +345,9 @@ impl Poller {
             .iter()
             .filter(|s| match wanted {
                 Wanted::Nothing => false,
-                Wanted::Everything | Wanted::AllWithTables | Wanted::AllValues => true,
+                Wanted::Everything | Wanted::AllWithTables | Wanted::AllWithUpdates | Wanted::AllValues => {
+                    true
+                }
                 Wanted::BlindValues => look.blind.contains(&s.oid),
                 Wanted::Some(oids) => oids.contains(&s.oid),
             })
@@ -353,11 +370,18 @@ impl Poller {
         if self.reports.send(Report::Values { tag, values, polled }).await.is_err() {
             return Ok(Err(Ended));
         }
-        if let Wanted::Everything | Wanted::AllWithTables = wanted {
+        let in_tables: Vec<&Sequence> = match wanted {
+            Wanted::Everything | Wanted::AllWithTables => sequences,
+            Wanted::AllWithUpdates => {
+                sequences.into_iter().filter(|s| look.updated.contains(&s.oid)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let seed = *wanted == Wanted::Everything;
+        if seed || !in_tables.is_empty() {
             let begun = Instant::now();
-            let (found, unread) = look.tables(&sequences, &limits).await?;
+            let (found, unread) = look.tables(&in_tables, &limits).await?;
             pace.took_for_tables(begun.elapsed());
-            let seed = *wanted == Wanted::Everything;
             if self.reports.send(Report::Tables { tag, found, unread, seed }).await.is_err() {
                 return Ok(Err(Ended));
             }
@@ -373,6 +397,8 @@ enum Wanted {
     Everything,
     /// The same, because it is time.
     AllWithTables,
+    /// Values, and the tables where the stream does not show UPDATEs.
+    AllWithUpdates,
     AllValues,
     BlindValues,
     Some(BTreeSet<Oid>),
@@ -380,7 +406,8 @@ enum Wanted {
 
 impl Wanted {
     fn is_all(&self) -> bool {
-        matches!(self, Wanted::Everything | Wanted::AllWithTables | Wanted::AllValues)
+        use Wanted::{AllValues, AllWithTables, AllWithUpdates, Everything};
+        matches!(self, Everything | AllWithTables | AllWithUpdates | AllValues)
     }
 }
 
@@ -465,6 +492,22 @@ impl Look {
             }
         }
         value
+    }
+
+    /// Whether the furthest id of each column behind `sequence` can be read here.
+    fn reads_every_table(
+        &self,
+        sequence: &Sequence,
+        renamed: impl Fn(&QualifiedName) -> QualifiedName,
+    ) -> bool {
+        let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
+        let there = found.iter().filter_map(|&i| self.publisher.sequences.get(i)).flat_map(|s| &s.consumers);
+        let readable: HashSet<(QualifiedName, &str)> = there
+            .filter(|c| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer))
+            .map(|c| (renamed(&c.table), c.column.as_str()))
+            .collect();
+        let mut columns = sequence.consumers.iter().filter(|c| !c.partitioned);
+        columns.all(|c| readable.contains(&(c.table.clone(), c.column.as_str())))
     }
 
     /// The furthest ids in the publisher's tables behind the columns of `sequences`, and those of which not every table

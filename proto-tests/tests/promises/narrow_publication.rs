@@ -54,29 +54,36 @@ async fn a_truncate_that_the_subscription_does_not_replicate_restarts_nothing() 
     Ok(())
 }
 
-/// In the subscriber's table, where that may be read; where not, the sequence's reason says so.
+/// In the table, where that may be read on one of the servers; where not, the sequence's reason says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_updated_id_is_found_or_its_absence_is_said() -> Result<()> {
-    for readable in [true, false] {
+    for readable_on in ["publisher", "subscriber", "neither"] {
         let stage = narrow_beside("insert, update, delete, truncate").await?;
-        if !readable {
+        if readable_on == "publisher" {
+            stage.on_publisher("GRANT SELECT (id) ON orders TO shadow").await;
+        }
+        if readable_on != "subscriber" {
             stage.on_subscriber("REVOKE SELECT ON orders FROM shadow").await;
         }
         let shadow = start(&stage.pair, &["--publication=narrow", "--lead=10"])?;
+        // Until the stream has caught up, all tables are looked at anyway.
+        tokio::time::sleep(Duration::from_secs(5)).await;
         stage
             .on_publisher("INSERT INTO orders (note) VALUES ('a'), ('b'); UPDATE orders SET id = 300 + id")
             .await;
         let line = "UPDATEs of public.orders are not published in full";
-        if readable {
+        if readable_on == "neither" {
+            let said = shadow.wait_for_line(line, PATIENCE)?;
+            assert!(said.contains("GRANT SELECT (id) ON public.orders TO"), "{said}");
+            continue;
+        }
+        if readable_on == "subscriber" {
             // The tables are read once a minute, which the patience of one wait alone may not cover.
             stage.pair.catch_up().await?;
             tokio::time::sleep(Duration::from_secs(20)).await;
-            stage.wait_past(SEQUENCE, 302).await;
-            assert!(!shadow.stderr_lines().iter().any(|said| said.contains(line)));
-        } else {
-            let said = shadow.wait_for_line(line, PATIENCE)?;
-            assert!(said.contains("GRANT SELECT (id) ON public.orders TO"), "{said}");
         }
+        stage.wait_past(SEQUENCE, 302).await;
+        assert!(!shadow.stderr_lines().iter().any(|said| said.contains(line)));
     }
     Ok(())
 }
