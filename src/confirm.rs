@@ -163,7 +163,8 @@ impl Confirm {
         if let Some(account) = self.accounts.get_mut(slot as usize) {
             account.mark = None;
             account.durable = None;
-            account.truncate = Some(at);
+            // One that comes again, before a later one that is known, does not make that one applied.
+            account.truncate = account.truncate.max(Some(at));
             self.owed.entry(slot).or_insert(observed);
             self.settle(slot);
         }
@@ -357,6 +358,22 @@ mod tests {
         assert_eq!(confirm.flush().lsn(), Lsn(20));
         confirm.accept(&receipt(0, 232));
         assert_eq!(confirm.flush().lsn(), Lsn(40));
+    }
+
+    #[test]
+    fn a_truncate_that_comes_again_does_not_make_a_later_one_applied() {
+        let mut confirm = two_sequences();
+        confirm.observe(Lsn(20));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+        confirm.restart(0, Lsn(30));
+        confirm.owe(0, 200);
+        confirm.observe(Lsn(40));
+        // The publisher has crashed and begins at an older position.
+        confirm.restart(0, Lsn(10));
+        confirm.owe(0, 5000);
+        assert!(confirm.applied(Lsn(25)).is_empty());
+        confirm.accept(&receipt(0, 5032));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Keeper {
             if managed.excluded.is_some() || managed.cycles() {
                 continue;
             }
+            if restarted.is_some_and(|at| at < managed.epoch()) {
+                // After a crash of the publisher the stream shows again what it has shown: a truncate older than the last
+                // one known, and ids that this one did away with. Neither says anything of today.
+                continue;
+            }
             if let Some(at) = restarted {
                 info!(sequence = %managed.sequence.name, lsn = %at, "restarted on the publisher by TRUNCATE: ids before it count no more");
                 managed.restarted(at, now);
