@@ -14,7 +14,8 @@ use crate::catalog::coverage::Coverage;
 use crate::config::Outliers;
 use crate::confirm::FlushLsn;
 use crate::handover::{Seen, further};
-use crate::publisher::poll::{Polled, PublisherValue, Report};
+use crate::publisher::look::PublisherValue;
+use crate::publisher::poll::{Polled, Report};
 use crate::registry::Class;
 use crate::types::{Lsn, Oid};
 

@@ -4,7 +4,9 @@
 //! In: the wanted slot. Out: streams, one after the other, and at most one [`Fatal`] reason to end. Whatever may heal
 //! by itself is waited for with backoff; only what a person must mend ends it.
 
+mod course;
 mod creation;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +15,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+pub(in crate::publisher) use course::Course;
+
 use super::connection::{Identity, ReplicationConnection, SlotOptions, StreamOptions};
 use super::reaction::{AfterLook, Facts, Failure, Fatal, Reaction, after_a_look, reaction};
 use super::requests::Requests;
 use super::slot::{self, Verdict};
 use super::stream::{self, End, Shared, Timing};
-use super::told::Told;
 use super::watch::{Why, complain_about_synchronous, synchronous, watch_over};
-use crate::backoff::Backoff;
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Streaming, Tap};
 use crate::sql::{self, Connection, SqlError};
@@ -28,9 +30,6 @@ use crate::types::SlotName;
 
 /// How often the slot is looked at: its WAL, and whether somebody else's transaction pins it.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often the WAL of an idle slot is looked at.
-const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// Receipts that are impossible for so long make us leave the slot idle: a held flush would block the publisher's
 /// fast shutdown.
@@ -51,9 +50,6 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// After so many streams in a row that ended sooner, one that has just begun is no news.
 const SHORT_STREAMS_TOLD: u32 = 2;
-
-/// How often a hot standby looks whether the slot is free.
-const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
 /// How long the keeper may take to forget the positions of another publisher: it may be waiting for the subscriber.
 const FORGET_TIMEOUT: Duration = Duration::from_secs(60);
@@ -116,30 +112,6 @@ pub enum Doing {
 enum Round {
     Again,
     Stopped,
-}
-
-/// What one round leaves for the next.
-#[derive(Debug, Default)]
-pub(super) struct Course {
-    backoff: Backoff,
-    /// The stream was interrupted: say so when it goes on.
-    recovering: bool,
-    /// Why it is interrupted, as far as that was said.
-    told: Told,
-    /// So many streams in a row have ended soon.
-    short_streams: u32,
-    /// Who answered last time.
-    publisher: Option<Identity>,
-    /// We have streamed before.
-    streamed: bool,
-    /// Another seqshadow had the slot.
-    stood_by: bool,
-    /// Since when the slot is known to hold back more WAL than allowed, over all streams that were tried.
-    pub(super) over_ceiling: Option<Instant>,
-    /// There was a slot: when it is missing, somebody dropped it.
-    had_slot: bool,
-    /// Receipts were possible once: when they are not, the subscriber is away, not only slow to begin.
-    began: bool,
 }
 
 impl Follow {
@@ -268,68 +240,6 @@ impl Follow {
         let asked = sql.client.query_one("SELECT current_database()::text", &[]);
         let database: String = sql::within(LOOK_TIMEOUT, asked).await?.try_get(0).map_err(SqlError::from)?;
         Ok(slot::judge(&self.slot, found.as_ref(), &database, &self.subscriptions.borrow()))
-    }
-
-    /// Another seqshadow has the slot. Our sequences are protected by polls; when it is free we go on with the stream.
-    async fn stand_by(
-        &self,
-        links: &mut Links,
-        sql: &Connection,
-        course: &mut Course,
-        pid: i32,
-    ) -> Result<Round, Failure> {
-        course.stood_by = true;
-        if links.state.borrow().doing != Doing::Standby {
-            info!(slot = %self.slot, pid, "another seqshadow streams from the slot; standing by until it is free");
-            links.state.send_modify(|state| state.doing = Doing::Standby);
-        }
-        loop {
-            if links.unless_stopped(sleep(STANDBY_LOOK)).await.is_none() {
-                return Ok(Round::Stopped);
-            }
-            let Some(looked) = links.unless_stopped(self.look(sql, &links.state)).await else {
-                return Ok(Round::Stopped);
-            };
-            let is_held = matches!(looked?, Verdict::Standby { .. });
-            if !is_held || links.receipts_impossible_since.borrow().is_some() {
-                return Ok(Round::Again);
-            }
-        }
-    }
-
-    /// The subscriber is away. The slot is left alone, so that the publisher may shut down, but its WAL is watched.
-    async fn idle(&self, links: &mut Links, sql: &Connection, course: &mut Course) -> Result<Round, Failure> {
-        loop {
-            links.shared.alive.beat();
-            // Right after the start the keeper may still be at its first reading, which is no absence.
-            let away = links.receipts_impossible_since.borrow().map(|since| since.elapsed());
-            let is_away = course.began || away.is_some_and(|away| away >= RECEIPTS_GRACE);
-            if is_away && links.state.borrow().doing != Doing::Idle {
-                warn!(slot = %self.slot, "the subscriber is away: the slot is left idle until it is back");
-                links.state.send_modify(|state| state.doing = Doing::Idle);
-            }
-            let Some(looked) = links.unless_stopped(self.look(sql, &links.state)).await else {
-                return Ok(Round::Stopped);
-            };
-            let ours = matches!(looked?, Verdict::Ours) && is_away;
-            let (retained, ceiling) = (links.state.borrow().retained_bytes, *links.max_retained_wal.borrow());
-            if ours && retained > ceiling {
-                links.shared.alive.through(self.drop_slot(sql)).await?;
-                course.gave_up_slot(links);
-                warn!(
-                    slot = %self.slot, retained_bytes = retained, max_retained_wal = ceiling,
-                    "the slot held back more WAL than allowed while the subscriber is away: it was dropped; \
-                     it will be created again and the sequences seeded again when the subscriber is back"
-                );
-            }
-            tokio::select! {
-                () = sleep(IDLE_LOOK) => {}
-                possible = links.receipts_impossible_since.wait_for(Option::is_none) => {
-                    return if possible.is_ok() { Ok(Round::Again) } else { Ok(Round::Stopped) };
-                }
-                () = told_to(&mut links.stop) => return Ok(Round::Stopped),
-            }
-        }
     }
 
     async fn drop_lost(
@@ -500,43 +410,6 @@ impl Links {
             done = self.shared.alive.through(work) => Some(done),
             () = told_to(&mut stop) => None,
         }
-    }
-}
-
-impl Course {
-    /// Called while a stream lasts: it is no short one from here on.
-    pub(super) fn lasts(&mut self, since: Instant, slot: &SlotName) {
-        if since.elapsed() >= STABLE_AFTER {
-            self.lasted(slot);
-        }
-    }
-
-    fn lasted(&mut self, slot: &SlotName) {
-        self.short_streams = 0;
-        self.recovered(slot);
-    }
-
-    fn recovered(&mut self, slot: &SlotName) {
-        if self.told.is_over() {
-            info!(%slot, "recovered: the stream goes on");
-        }
-    }
-
-    /// Whether the slot, which was just looked at, has held back more WAL than allowed for too long.
-    fn is_over_ceiling_too_long(&mut self, links: &Links) -> bool {
-        if links.state.borrow().retained_bytes <= *links.max_retained_wal.borrow() {
-            self.over_ceiling = None;
-            return false;
-        }
-        self.over_ceiling.get_or_insert_with(Instant::now).elapsed() >= CEILING_GRACE
-    }
-
-    /// The slot is gone, or about to be: the next one begins later, so a new seed is owed. It is asked for when that slot
-    /// is made, and counted there.
-    fn gave_up_slot(&mut self, links: &Links) {
-        self.had_slot = false;
-        self.over_ceiling = None;
-        links.state.send_modify(|state| state.lost += 1);
     }
 }
 

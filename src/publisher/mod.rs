@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod follow;
+pub mod look;
 pub mod pace;
 pub mod poll;
 pub mod publication;

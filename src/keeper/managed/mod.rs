@@ -15,7 +15,7 @@ use crate::catalog::{Persistence, Sequence};
 use crate::config::Outliers;
 use crate::handover::further;
 use crate::plan::{Bounds, Decision, Held, Lead, LeadMeter, State, decide, follow_exact, outlier};
-use crate::publisher::poll::PublisherValue;
+use crate::publisher::look::PublisherValue;
 use crate::registry::Source;
 use crate::types::{Lsn, Oid};
 

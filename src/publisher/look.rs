@@ -1,0 +1,203 @@
+//! What one connection to the publisher knows of its sequences and tables, and how they are asked.
+//!
+//! In: sequences of the subscriber. Out: what the publisher's say of them, and the furthest ids in its tables.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use tokio_postgres::{Client, Error};
+
+use crate::catalog::coverage::Published;
+use crate::catalog::{Catalog, Readable, Sequence};
+use crate::pgoutput::IdFormat;
+use crate::plan::State;
+use crate::readings::{Reader, Reading};
+use crate::tables::{self, Question};
+use crate::types::{Oid, QualifiedName};
+
+/// What is known of one subscriber sequence from the publisher's side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublisherValue {
+    /// The state of the sequence of the same name (of the one behind the same column, where there is none).
+    pub state: Option<State>,
+    /// The furthest id that any sequence behind the same columns has used.
+    pub mark: Option<i64>,
+    /// It was locked there: this says nothing of it, and the next reading will.
+    pub locked: bool,
+    /// In which ways the definitions differ, `increment 2 on the publisher, 1 here`.
+    pub mismatch: Option<String>,
+    /// Why there is no state.
+    pub unread: Option<String>,
+    /// There is no state because our role lacks a right.
+    pub denied: bool,
+}
+
+/// The furthest ids of one sequence in one table: within the limit, and past it.
+pub type InTable = (Oid, Option<i64>, Option<i64>);
+
+/// One connection's knowledge.
+pub(super) struct Look {
+    pub(super) client: Client,
+    pub(super) version: u32,
+    pub(super) reader: Reader,
+    pub(super) publisher: Catalog,
+    /// By the subscriber's table names; unknown until it could be read for the first time.
+    pub(super) published: Option<HashMap<QualifiedName, Published>>,
+    /// Something could not be read because a table was locked: look again soon.
+    pub(super) incomplete: bool,
+    /// For each subscriber sequence, the publisher's: by name first, then those behind the same columns.
+    pub(super) counterparts: HashMap<Oid, Vec<usize>>,
+    pub(super) blind: HashSet<Oid>,
+    /// UPDATEs of their ids are not in the stream, and nobody but us can look for them.
+    pub(super) updated: HashSet<Oid>,
+}
+
+impl Look {
+    pub(super) async fn values(&self, sequences: &[&Sequence]) -> Result<Vec<(Oid, PublisherValue)>, Error> {
+        let indexes: BTreeSet<usize> =
+            sequences.iter().filter_map(|s| self.counterparts.get(&s.oid)).flatten().copied().collect();
+        let indexes: Vec<usize> = indexes.into_iter().collect();
+        let asked: Vec<&Sequence> = indexes.iter().filter_map(|&i| self.publisher.sequences.get(i)).collect();
+        let readings = self.reader.read(&self.client, &asked).await?;
+        let by_index: HashMap<usize, Reading> = indexes.into_iter().zip(readings).collect();
+        let value = |sequence: &&Sequence| {
+            let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
+            (sequence.oid, self.value(sequence, found, &by_index))
+        };
+        Ok(sequences.iter().map(value).collect())
+    }
+
+    fn value(
+        &self,
+        sequence: &Sequence,
+        found: &[usize],
+        readings: &HashMap<usize, Reading>,
+    ) -> PublisherValue {
+        let mut value = PublisherValue::default();
+        let Some(first) = found.first().and_then(|&i| self.publisher.sequences.get(i)) else {
+            value.unread = Some("there is no such sequence on the publisher".to_owned());
+            return value;
+        };
+        value.mismatch = mismatch(&first.definition_text(), &sequence.definition_text());
+        for (position, index) in found.iter().enumerate() {
+            match readings.get(index) {
+                Some(Reading::State(state)) => {
+                    if position == 0 {
+                        value.state = Some(*state);
+                    }
+                    let definition = &sequence.definition;
+                    value.mark = match (value.mark, state.mark(definition)) {
+                        (Some(a), Some(b)) => Some(definition.further(a, b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+                Some(Reading::Denied | Reading::Uncalled) => {
+                    value.denied = true;
+                    value.unread = Some(format!(
+                        "our role may not read it there: GRANT SELECT ON SEQUENCE {} TO the role we connect as",
+                        first.name
+                    ));
+                }
+                Some(Reading::Gone) | None => {
+                    value.unread = Some("it was dropped on the publisher".to_owned());
+                }
+                Some(Reading::Failed(why)) => value.unread = Some(format!("the publisher refused: {why}")),
+                Some(Reading::Locked) => {
+                    value.locked = true;
+                    value.unread = Some("it is locked on the publisher".to_owned());
+                }
+            }
+        }
+        value
+    }
+
+    /// Whether the furthest id of each column behind `sequence` can be read here.
+    pub(super) fn reads_every_table(
+        &self,
+        sequence: &Sequence,
+        renamed: impl Fn(&QualifiedName) -> QualifiedName,
+    ) -> bool {
+        let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
+        let there = found.iter().filter_map(|&i| self.publisher.sequences.get(i)).flat_map(|s| &s.consumers);
+        let readable: HashSet<(QualifiedName, &str)> = there
+            .filter(|c| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer))
+            .map(|c| (renamed(&c.table), c.column.as_str()))
+            .collect();
+        let mut columns = sequence.consumers.iter().filter(|c| !c.partitioned);
+        columns.all(|c| readable.contains(&(c.table.clone(), c.column.as_str())))
+    }
+
+    /// The furthest ids in the publisher's tables behind the columns of `sequences`, and those of which not every table
+    /// could be read.
+    pub(super) async fn tables(
+        &self,
+        sequences: &[&Sequence],
+        limits: &HashMap<Oid, i64>,
+    ) -> Result<(Vec<InTable>, HashSet<Oid>), Error> {
+        let mut unread = HashSet::new();
+        let mut questions = Vec::new();
+        for (key, sequence) in sequences.iter().enumerate() {
+            if sequence.definition.cycle {
+                continue;
+            }
+            let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
+            let consumers: Vec<_> = found
+                .iter()
+                .filter_map(|&i| self.publisher.sequences.get(i))
+                .flat_map(|s| &s.consumers)
+                .filter(|c| !c.partitioned && matches!(c.readable, Readable::Yes(IdFormat::Integer)))
+                .collect();
+            if consumers.is_empty() || !consumers.iter().all(|c| tables::is_cheap(c)) {
+                unread.insert(sequence.oid);
+            }
+            let limit = limits.get(&sequence.oid).copied().unwrap_or(i64::MAX);
+            let descending = sequence.definition.descending();
+            let cheap = consumers.into_iter().filter(|c| tables::is_cheap(c));
+            questions.extend(cheap.map(|consumer| Question { key, consumer, descending, limit }));
+        }
+        let (answers, refused) = tables::furthest(&self.client, &questions).await?;
+        let oid = |key: usize| sequences.get(key).map(|s| s.oid);
+        unread.extend(refused.iter().filter_map(|(key, _)| oid(*key)));
+        let found = answers.iter().filter_map(|a| Some((oid(a.key)?, a.within, a.beyond))).collect();
+        Ok((found, unread))
+    }
+}
+
+/// The publisher's sequences behind each of the subscriber's: the namesake first, then those of the same columns.
+pub(super) fn counterparts(
+    subscriber: &Catalog,
+    publisher: &Catalog,
+    renamed: impl Fn(&QualifiedName) -> QualifiedName,
+) -> HashMap<Oid, Vec<usize>> {
+    let by_name = publisher.by_name();
+    let mut by_column: HashMap<(QualifiedName, &str), Vec<usize>> = HashMap::new();
+    for (index, sequence) in publisher.sequences.iter().enumerate() {
+        for consumer in sequence.consumers.iter().filter(|c| matches!(c.readable, Readable::Yes(_))) {
+            by_column.entry((renamed(&consumer.table), consumer.column.as_str())).or_default().push(index);
+        }
+    }
+    let mut found = HashMap::new();
+    for sequence in &subscriber.sequences {
+        let mut indexes: Vec<usize> = by_name.get(&sequence.name).copied().into_iter().collect();
+        for consumer in sequence.consumers.iter().filter(|c| matches!(c.readable, Readable::Yes(_))) {
+            let same_column = by_column.get(&(consumer.table.clone(), consumer.column.as_str()));
+            for index in same_column.into_iter().flatten() {
+                if !indexes.contains(index) {
+                    indexes.push(*index);
+                }
+            }
+        }
+        found.insert(sequence.oid, indexes);
+    }
+    found
+}
+
+/// `min 1 there, 5 here; …`, or nothing where they are alike.
+fn mismatch(there: &[(&'static str, String)], here: &[(&'static str, String)]) -> Option<String> {
+    let differing: Vec<String> = there
+        .iter()
+        .zip(here)
+        .filter(|((_, a), (_, b))| a != b)
+        .map(|((what, a), (_, b))| format!("{what} is {a} on the publisher and {b} on the subscriber"))
+        .collect();
+    (!differing.is_empty()).then(|| differing.join("; "))
+}
