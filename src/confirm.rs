@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::plan::Definition;
 use crate::subscriber::receipt::Receipt;
 use crate::types::Lsn;
 
@@ -50,10 +51,10 @@ impl Synchronous {
     }
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 struct Account {
-    descending: bool,
-    /// The furthest `last_value` proven durable.
+    definition: Definition,
+    /// The furthest id that the next value is proven to be past, durably.
     durable: Option<i64>,
     /// The furthest mark of the stream.
     mark: Option<i64>,
@@ -63,14 +64,17 @@ struct Account {
 }
 
 impl Account {
+    fn new(definition: Definition) -> Self {
+        Account { definition, durable: None, mark: None, truncate: None, waived: false }
+    }
+
     fn is_settled(&self) -> bool {
         match (self.mark, self.durable) {
             _ if self.waived => true,
             _ if self.truncate.is_some() => false,
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(mark), Some(durable)) if self.descending => durable <= mark,
-            (Some(mark), Some(durable)) => durable >= mark,
+            (Some(mark), Some(durable)) => !self.definition.is_past(mark, durable),
         }
     }
 }
@@ -87,13 +91,10 @@ pub struct Confirm {
 
 impl Confirm {
     /// Opens the account of the sequence `slot`, the next dense index.
-    pub fn open(&mut self, slot: u32, descending: bool) {
-        let index = slot as usize;
-        if self.accounts.len() <= index {
-            self.accounts.resize_with(index + 1, Account::default);
-        }
-        if let Some(account) = self.accounts.get_mut(index) {
-            account.descending = descending;
+    pub fn open(&mut self, slot: u32, definition: Definition) {
+        match self.accounts.get_mut(slot as usize) {
+            Some(account) => account.definition = definition,
+            None => self.accounts.push(Account::new(definition)),
         }
     }
 
@@ -101,8 +102,7 @@ impl Confirm {
     pub fn owe(&mut self, slot: u32, mark: i64) {
         let observed = self.observed;
         if let Some(account) = self.accounts.get_mut(slot as usize) {
-            let further = |known: i64| if account.descending { mark < known } else { mark > known };
-            if account.mark.is_none_or(further) {
+            if account.mark.is_none_or(|known| account.definition.is_past(mark, known)) {
                 account.mark = Some(mark);
             }
             if !account.is_settled() {
@@ -121,7 +121,7 @@ impl Confirm {
         let slot = receipt.slot();
         let confirmed = self.confirmed;
         if let Some(account) = self.accounts.get_mut(slot as usize).filter(|a| a.truncate.is_none()) {
-            account.durable = receipt.state().is_called.then_some(receipt.state().last_value);
+            account.durable = Some(receipt.state().past(&account.definition));
             if account.is_settled() {
                 self.owed.remove(&slot);
             } else {
@@ -204,12 +204,13 @@ impl Confirm {
         owed
     }
 
-    /// The publisher is another server: its positions count from here. Marks and receipts stay, for they are ids.
-    pub fn forget_positions(&mut self) {
+    /// The publisher is another server, whose WAL ends at `wal_end` now: its positions count from here. Marks and receipts
+    /// stay, for they are ids, and a truncate that is to be applied lies before that end.
+    pub fn forget_positions(&mut self, wal_end: Lsn) {
         self.observed = Lsn::ZERO;
         self.confirmed = Lsn::ZERO;
         for truncate in self.accounts.iter_mut().filter_map(|account| account.truncate.as_mut()) {
-            *truncate = Lsn::ZERO;
+            *truncate = wal_end;
         }
         for since in self.owed.values_mut() {
             *since = Lsn::ZERO;
@@ -256,8 +257,9 @@ mod tests {
 
     fn two_sequences() -> Confirm {
         let mut confirm = Confirm::default();
-        confirm.open(0, false);
-        confirm.open(1, true);
+        let definition = |increment| Definition::new(1, increment, -9999, 9999, 1, false).unwrap();
+        confirm.open(0, definition(1));
+        confirm.open(1, definition(-1));
         confirm
     }
 
@@ -287,6 +289,23 @@ mod tests {
         confirm.accept(&receipt(1, -4));
         assert_eq!(confirm.flush().lsn(), Lsn(0));
         confirm.accept(&receipt(1, -5));
+        assert_eq!(confirm.flush().lsn(), Lsn(20));
+    }
+
+    #[test]
+    fn what_the_next_value_is_past_is_proven_whether_it_was_called_or_not() {
+        let mut confirm = Confirm::default();
+        confirm.open(0, Definition::new(1, 1, 1, 99_999, 1, false).unwrap());
+        confirm.open(1, Definition::new(1, 10, 1, 95, 1, false).unwrap());
+        confirm.owe(0, 200);
+        confirm.owe(1, 85);
+        confirm.observe(Lsn(20));
+        let mut pending = PendingReceipts::default();
+        // Restarted far ahead by hand; and the last but one value of its lattice, short of the mark by itself.
+        let far = State { last_value: 5000, is_called: false };
+        let near = State { last_value: 81, is_called: true };
+        pending.expect(Lsn(1), vec![(0, far), (1, near)]);
+        pending.collect(Lsn(1)).iter().for_each(|receipt| confirm.accept(receipt));
         assert_eq!(confirm.flush().lsn(), Lsn(20));
     }
 

@@ -47,6 +47,7 @@ pub mod shadow;
 pub mod sql;
 pub mod subscriber;
 pub mod tables;
+pub mod told;
 pub mod tracking;
 pub mod types;
 pub mod wire;

@@ -14,6 +14,7 @@ use crate::catalog::coverage::Coverage;
 use crate::config::Outliers;
 use crate::confirm::FlushLsn;
 use crate::handover::{Seen, further};
+use crate::publisher::follow::AnotherPublisher;
 use crate::publisher::look::PublisherValue;
 use crate::publisher::poll::{Polled, Report};
 use crate::registry::Class;
@@ -24,12 +25,12 @@ impl Keeper {
     pub(super) fn take_in(&mut self, input: Input) -> bool {
         match input {
             Input::Stop => return true,
-            Input::AnotherPublisher(done) => {
+            Input::AnotherPublisher(AnotherPublisher { wal_end, forgotten }) => {
                 self.links.handover.forget_positions();
-                self.confirm.forget_positions();
+                self.confirm.forget_positions(wal_end);
                 self.links.flush.send_replace(FlushLsn::default());
                 self.managed.iter_mut().for_each(Managed::forget_positions);
-                let _ = done.send(());
+                let _ = forgotten.send(());
             }
             Input::Stream => self.stream_news(),
             Input::Report(report) => self.publisher_news(*report),
@@ -68,7 +69,15 @@ impl Keeper {
         let mut seed = false;
         for (slot, Seen { furthest, beyond, restarted }) in taken.seen {
             let Some(managed) = self.managed.get_mut(slot as usize) else { continue };
-            if managed.excluded.is_some() || managed.cycles() {
+            if managed.excluded.is_some() {
+                continue;
+            }
+            if managed.cycles() {
+                // Its ids say nothing, but where it was put by us is taken back when the truncate is applied.
+                if let Some(at) = restarted.filter(|at| *at > managed.epoch()) {
+                    managed.restarted(at, now);
+                    seed = true;
+                }
                 continue;
             }
             if restarted.is_some_and(|at| at < managed.epoch()) {
@@ -152,7 +161,12 @@ impl Keeper {
                 }
             }
             Report::Applied { up_to, all_seen } => {
-                self.managed.iter_mut().for_each(|managed| managed.applied(up_to));
+                for managed in &mut self.managed {
+                    if managed.applied(up_to) {
+                        self.dirty.insert(managed.slot);
+                        self.verify_order.touch(managed.slot);
+                    }
+                }
                 for slot in self.confirm.applied(up_to) {
                     // What was read before this moment may be of before the truncate.
                     self.pending.forget_slot(slot);

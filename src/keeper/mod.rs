@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -29,6 +29,7 @@ use crate::config::Settings;
 use crate::confirm::{Confirm, FlushLsn};
 use crate::conninfo::Conninfo;
 use crate::handover::Handover;
+use crate::publisher::follow::AnotherPublisher;
 use crate::publisher::poll::Report;
 use crate::publisher::requests::Requests;
 use crate::readings::trouble;
@@ -37,6 +38,7 @@ use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::advance::{self, Advancer};
 use crate::subscriber::receipt::PendingReceipts;
 use crate::subscriber::subscription::{self, Subscription};
+use crate::told::Told;
 use crate::tracking::{Tracking, Watched};
 use crate::types::{Oid, QualifiedName};
 
@@ -75,7 +77,7 @@ pub struct Links {
     /// Past the WAL ceiling: what has no receipt is owed to a seed.
     pub give_up: mpsc::Receiver<()>,
     /// The publisher is another server: positions known so far mean nothing.
-    pub another_publisher: mpsc::Receiver<oneshot::Sender<()>>,
+    pub another_publisher: mpsc::Receiver<AnotherPublisher>,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -108,8 +110,8 @@ pub struct Keeper {
     /// Since when another writer has kept us from writing, and whether that was said.
     busy: Option<(Instant, bool)>,
     own_tables: OwnTables,
-    /// Why the subscriber is away, as it was said last.
-    away_because: Option<String>,
+    /// Why the subscriber is away, as far as it was said.
+    away: Told,
 }
 
 enum Input {
@@ -119,8 +121,7 @@ enum Input {
     GiveUp,
     /// The configuration was reloaded.
     Settings,
-    /// The publisher is another server now. Answered when that was taken in.
-    AnotherPublisher(oneshot::Sender<()>),
+    AnotherPublisher(AnotherPublisher),
     Stop,
 }
 
@@ -149,7 +150,7 @@ impl Keeper {
             refresh_wanted: false,
             last_delay: None,
             busy: None,
-            away_because: None,
+            away: Told::default(),
         }
     }
 
@@ -180,11 +181,10 @@ impl Keeper {
             self.subscriber_lost();
             let delay = backoff.next_delay();
             let failure = failure.to_string();
-            if self.away_because.as_ref() != Some(&failure) {
+            if self.away.is_news(&failure) {
                 warn!(error = %failure, "the subscriber is away: no sequence can be advanced before it is back");
             }
             debug!(error = %failure, retry_in = ?delay, "the subscriber is away");
-            self.away_because = Some(failure);
             let until = Instant::now() + delay;
             loop {
                 tokio::select! {
@@ -234,7 +234,7 @@ impl Keeper {
         self.work(client, &advancer).await?;
         self.publish();
         self.links.receipts_impossible_since.send_if_modified(|since| since.take().is_some());
-        if self.away_because.take().is_some() {
+        if self.away.is_over() {
             info!(server = %connection.peer, "the subscriber is back: every sequence was asserted again");
             self.links.requests.seed();
         }
@@ -320,7 +320,11 @@ impl Keeper {
         let flushed = within(advance::flush_lsn(client)).await?;
         let receipts = self.pending.collect(flushed);
         for receipt in &receipts {
-            self.confirm.accept(receipt);
+            // Without SELECT the state of a sequence that was never called is no more than its definition.
+            let managed = self.managed.get(receipt.slot() as usize);
+            if receipt.state().is_called || managed.is_some_and(|m| m.sequence.privileges.select) {
+                self.confirm.accept(receipt);
+            }
         }
         if self.pending.is_empty() || !receipts.is_empty() {
             self.pending_since = Instant::now();
@@ -364,7 +368,7 @@ impl Keeper {
                         let before = known.is_followed_by_ids();
                         known.update(sequence.clone(), excluded);
                         let after = known.is_followed_by_ids();
-                        self.confirm.open(*slot, known.descending());
+                        self.confirm.open(*slot, known.sequence.definition);
                         if before != after {
                             // Left out, or taken in: what was seen before says nothing for the time after.
                             changed = true;
@@ -410,7 +414,7 @@ impl Keeper {
             None => info!(sequence = %name, %consumers, "a new sequence is managed"),
             Some(reason) => info!(sequence = %name, %reason, "a new sequence is not managed"),
         }
-        self.confirm.open(slot, managed.descending());
+        self.confirm.open(slot, managed.sequence.definition);
         self.confirm.waive(slot, !managed.is_followed_by_ids());
         self.managed.push(managed);
         slot
@@ -475,7 +479,7 @@ impl Links {
             // Whoever reports no more has a reason of his own to end, which must come to light before ours.
             Some(report) = self.reports.recv() => Input::Report(Box::new(report)),
             Some(()) = self.give_up.recv() => Input::GiveUp,
-            Some(done) = self.another_publisher.recv() => Input::AnotherPublisher(done),
+            Some(other) = self.another_publisher.recv() => Input::AnotherPublisher(other),
         }
     }
 }

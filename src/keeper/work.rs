@@ -243,11 +243,19 @@ impl Keeper {
                 let Some(managed) = self.managed.get(slot as usize) else { continue };
                 let Some(seen) = managed.state else { continue };
                 let advanced = within(advancer.follow(client, &managed.sequence, seen, exact)).await?;
-                self.settle(&[slot], &advanced);
-                if advanced.outcomes == [Outcome::At(exact)]
-                    && let Some(managed) = self.managed.get_mut(slot as usize)
-                {
-                    managed.copied();
+                match (advanced.outcomes.as_slice(), self.managed.get_mut(slot as usize)) {
+                    ([Outcome::At(now)], Some(managed)) if *now != exact => {
+                        // Somebody draws from it: perhaps later.
+                        managed.state = Some(*now);
+                        self.retry(slot, RETRY_LOCKED);
+                    }
+                    (outcomes, _) => {
+                        let is_there = outcomes == [Outcome::At(exact)];
+                        self.settle(&[slot], &advanced);
+                        if let Some(managed) = self.managed.get_mut(slot as usize).filter(|_| is_there) {
+                            managed.copied();
+                        }
+                    }
                 }
             }
         }

@@ -111,6 +111,16 @@ impl State {
         }
     }
 
+    /// The furthest id that the next value is past; where nothing is left to hand out, the last value.
+    #[must_use]
+    pub fn past(&self, definition: &Definition) -> i64 {
+        match self.next(definition) {
+            Some(next) if definition.descending() => next.saturating_add(1),
+            Some(next) => next.saturating_sub(1),
+            None => self.last_value,
+        }
+    }
+
     /// Whether the next value comes before that of `other`, in the direction of the increment: the sequence was set back.
     #[must_use]
     pub fn is_short_of(&self, other: State, definition: &Definition) -> bool {

@@ -26,7 +26,7 @@ use super::watch::{Why, complain_about_synchronous, synchronous, watch_over};
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Streaming, Tap};
 use crate::sql::{self, Connection, SqlError};
-use crate::types::SlotName;
+use crate::types::{Lsn, SlotName};
 
 /// How often the slot is looked at: its WAL, and whether somebody else's transaction pins it.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -68,6 +68,15 @@ pub struct Follow {
     pub timing: Timing,
 }
 
+/// The publisher is another server, or an older copy.
+#[derive(Debug)]
+pub struct AnotherPublisher {
+    /// The end of its WAL when it was met.
+    pub wal_end: Lsn,
+    /// Answered when the positions of the old one are forgotten.
+    pub forgotten: oneshot::Sender<()>,
+}
+
 /// What changes, and whom to tell.
 #[derive(Debug)]
 pub struct Links {
@@ -80,7 +89,7 @@ pub struct Links {
     /// Tells the keeper to confirm what has no receipt: past the ceiling.
     pub give_up: mpsc::Sender<()>,
     /// Tells the keeper that the publisher is another server: positions known so far mean nothing. Answered when done.
-    pub another_publisher: mpsc::Sender<oneshot::Sender<()>>,
+    pub another_publisher: mpsc::Sender<AnotherPublisher>,
     pub stop: watch::Receiver<bool>,
     /// What the slot does now, for people: `streaming`, `waiting for the slot`, …
     pub state: watch::Sender<SlotState>,
@@ -163,7 +172,8 @@ impl Follow {
         let Some(sql) = links.unless_stopped(sql::connect(&self.conninfo, "publisher")).await else {
             return Ok(Round::Stopped);
         };
-        let sql = sql?;
+        // While it is away nothing can be tried that would release WAL.
+        let sql = sql.inspect_err(|_| course.over_ceiling = None)?;
         if links.receipts_impossible_since.borrow().is_some() {
             return self.idle(links, &sql, course).await;
         }
@@ -217,7 +227,8 @@ impl Follow {
         );
         let (done_send, done) = oneshot::channel();
         let forgotten = async {
-            links.another_publisher.send(done_send).await.ok()?;
+            let other = AnotherPublisher { wal_end: identity.wal_end, forgotten: done_send };
+            links.another_publisher.send(other).await.ok()?;
             done.await.ok()
         };
         if timeout(FORGET_TIMEOUT, forgotten).await.ok().flatten().is_none() {
@@ -445,7 +456,7 @@ mod tests {
         }
     }
 
-    fn links(another_publisher: mpsc::Sender<oneshot::Sender<()>>, progress: stream::Progress) -> Links {
+    fn links(another_publisher: mpsc::Sender<AnotherPublisher>, progress: stream::Progress) -> Links {
         Links {
             shared: Shared {
                 handover: Arc::new(Handover::default()),
@@ -471,7 +482,7 @@ mod tests {
         let identity = |system: &str| Identity { system: system.to_owned(), timeline: 1, wal_end: Lsn(900) };
         let mut course = Course { publisher: Some(identity("old")), ..Course::default() };
         let progress = stream::Progress { received: Lsn(500), ..stream::Progress::default() };
-        let (sender, mut keeper) = mpsc::channel::<oneshot::Sender<()>>(1);
+        let (sender, mut keeper) = mpsc::channel::<AnotherPublisher>(1);
         let (follow, links) = (follow(), links(sender, progress));
 
         let refuses = async { drop(keeper.recv().await) };
@@ -487,8 +498,8 @@ mod tests {
 
         let answers = async {
             // The wait that was cut asked too.
-            while let Some(done) = keeper.recv().await {
-                if done.send(()).is_ok() {
+            while let Some(other) = keeper.recv().await {
+                if other.forgotten.send(()).is_ok() {
                     break;
                 }
             }

@@ -10,5 +10,4 @@ pub mod reaction;
 pub mod requests;
 pub mod slot;
 pub mod stream;
-mod told;
 mod watch;

@@ -19,7 +19,6 @@ use super::pace::{Due, Pace};
 use super::publication;
 use super::requests::{Asked, Requests};
 use super::stream::Progress;
-use super::told::Told;
 use crate::backoff::Backoff;
 use crate::catalog::coverage::{Coverage, coverage};
 use crate::catalog::{self, Catalog, Sequence};
@@ -28,6 +27,7 @@ use crate::plan::outlier;
 use crate::readings::Reader;
 use crate::sql::{self, SqlError};
 use crate::subscriber::subscription::Subscription;
+use crate::told::Told;
 use crate::types::{Lsn, Oid, QualifiedName};
 
 /// How often to look whether the subscription has applied what is waited for.
@@ -228,8 +228,21 @@ impl Poller {
         }
     }
 
+    /// The slots of the subscriptions that bring what our stream shows: of those that share a publication with us, or
+    /// else of all; one that is disabled is waited for only where no other brings anything.
     fn subscription_slots(&self) -> Vec<String> {
-        self.subscriptions.borrow().iter().filter_map(|s| s.slot.clone()).collect()
+        let subscriptions = self.subscriptions.borrow();
+        let shares = |s: &Subscription| s.publications.iter().any(|name| self.publications.contains(name));
+        let ranks: [&dyn Fn(&Subscription) -> bool; 3] =
+            [&|s| s.enabled && shares(s), &|s| s.enabled, &|_| true];
+        for is_wanted in ranks {
+            let slots: Vec<String> =
+                subscriptions.iter().filter(|s| is_wanted(s)).filter_map(|s| s.slot.clone()).collect();
+            if !slots.is_empty() {
+                return slots;
+            }
+        }
+        Vec::new()
     }
 
     /// Reads the publisher's catalog and publications, and finds each sequence's counterparts and coverage. What cannot
@@ -400,8 +413,10 @@ fn tell_how(polls_without_stream: &mut u32, flows: bool, pace: &Pace) {
 /// Up to where every subscription has applied what was committed, durably: they confirm nothing else. Slots that are not
 /// on this server do not count.
 async fn applied_lsn(client: &Client, slots: &[String]) -> Result<Lsn, Error> {
-    let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots
-                WHERE slot_name = ANY($1) ORDER BY 1 LIMIT 1";
+    // One that is lost confirms nothing any more. (12 has no wal_status.)
+    let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots s
+                WHERE slot_name = ANY($1) AND to_jsonb(s)->>'wal_status' IS DISTINCT FROM 'lost'
+                ORDER BY 1 LIMIT 1";
     let row = client.query_opt(sql, &[&slots]).await?;
     row.map_or(Ok(Lsn(u64::MAX)), |row| Ok(Lsn(row.try_get::<_, PgLsn>(0)?.into())))
 }

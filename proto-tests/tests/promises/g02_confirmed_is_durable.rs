@@ -6,6 +6,7 @@
 
 use anyhow::Result;
 use proto_tests::pair::PairOptions;
+use proto_tests::publication::{Publication, Subscription};
 use proto_tests::rig::{Rig, SEQUENCE, insert};
 use proto_tests::sequence::next_value;
 use proto_tests::shadow::Signal;
@@ -64,6 +65,38 @@ async fn where_a_sequence_stands_before_a_truncate_proves_nothing_for_after_it()
     rig.wait_confirmed(after).await?;
     let next = next_value(&rig.pair.on_subscriber().await?, SEQUENCE).await?;
     assert!(next > id, "confirmed {after}, but the next value is {next}, with ids up to {id}");
+    Ok(())
+}
+
+/// Nobody ever called it, for there is nothing to move: it is past every id all the same, and must hold nothing back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sequence_put_far_ahead_by_hand_holds_nothing_back() -> Result<()> {
+    let rig = Rig::new(17, 15).await?;
+    let subscriber = rig.pair.on_subscriber().await?;
+    subscriber.batch_execute("ALTER SEQUENCE orders_id_seq RESTART WITH 1000000").await?;
+    let _shadow = rig.start(&["--lead=32"])?;
+    rig.insert(200).await?;
+    rig.wait_confirmed(rig.pair.publisher_lsn().await?).await?;
+    assert_eq!(next_value(&subscriber, SEQUENCE).await?, 1_000_000);
+    Ok(())
+}
+
+/// A subscription that was left behind, with its slot, applies nothing: it is not what a truncate waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncate_waits_for_no_dead_subscription() -> Result<()> {
+    let rig = Rig::new(16, 15).await?;
+    rig.pair.publish(&Publication::of("old", &["orders"])).await?;
+    rig.pair.subscribe(&Subscription::to("dead", &["old"])).await?;
+    rig.pair.wait_for_sync().await?;
+    rig.pair.on_subscriber().await?.batch_execute("ALTER SUBSCRIPTION dead DISABLE").await?;
+    let shadow = rig.start(&["--subscription=sub"])?;
+    rig.follows(1000).await?;
+    rig.pair.on_publisher().await?.batch_execute("TRUNCATE orders RESTART IDENTITY").await?;
+    let id = rig.insert(200).await?;
+    let after = rig.pair.publisher_lsn().await?;
+    rig.wait_confirmed(after).await?;
+    shadow.wait_for_line("restarted on the publisher", PATIENCE)?;
+    assert!(next_value(&rig.pair.on_subscriber().await?, SEQUENCE).await? > id);
     Ok(())
 }
 

@@ -370,12 +370,17 @@ impl Managed {
 
     /// The subscription has applied everything up to `lsn`. What was read in the subscriber's tables before that may be of
     /// before the truncate.
-    pub fn applied(&mut self, lsn: Lsn) {
-        if self.truncate_to_come && self.epoch <= lsn {
+    /// Says whether there was something to apply.
+    pub fn applied(&mut self, lsn: Lsn) -> bool {
+        let is_applied = self.truncate_to_come && self.epoch <= lsn;
+        if is_applied {
             self.truncate_to_come = false;
             self.own_table = None;
             self.own_era += 1;
+            // One that cycles was restarted here, too: the publisher's state is to be copied again.
+            self.copied = None;
         }
+        is_applied
     }
 
     /// The subscriber has yet to apply a truncate that the stream has shown.

@@ -6,7 +6,7 @@ use tracing::info;
 use super::{CEILING_GRACE, Links, STABLE_AFTER};
 use crate::backoff::Backoff;
 use crate::publisher::connection::Identity;
-use crate::publisher::told::Told;
+use crate::told::Told;
 use crate::types::SlotName;
 
 /// What one round leaves for the next.

@@ -81,7 +81,13 @@ impl Follow {
                     }
                     () = sleep_until(next_look) => {
                         // A slot in the making holds back WAL like any other.
-                        let _ = links.shared.alive.through(self.look(sql, &links.state)).await?;
+                        if let Err(failure) = links.shared.alive.through(self.look(sql, &links.state)).await {
+                            // A walsender that waits does not notice that we hang up, and would keep the slot's name.
+                            if let Ok(sql) = links.shared.alive.through(sql::connect(&self.conninfo, "publisher")).await {
+                                cancel(&sql, pid).await;
+                            }
+                            return Err(failure);
+                        }
                         next_look = Instant::now() + LOOK_INTERVAL;
                         if links.state.borrow().retained_bytes > *links.max_retained_wal.borrow() {
                             cancel(sql, pid).await;
