@@ -1,7 +1,10 @@
 //! Small domain types made at the edge and trusted afterwards: [`Lsn`], [`Oid`], [`SlotName`], [`QualifiedName`].
 
+use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
+
+use tokio_postgres::types::{FromSql, PgLsn, Type, accepts};
 
 /// A position in the write-ahead log, printed as PostgreSQL prints `pg_lsn` (`16/B374D848`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -28,6 +31,14 @@ impl fmt::Debug for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+impl<'a> FromSql<'a> for Lsn {
+    fn from_sql(of: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Lsn(PgLsn::from_sql(of, raw)?.into()))
+    }
+
+    accepts!(PG_LSN);
 }
 
 /// Why a text is not an [`Lsn`].

@@ -178,7 +178,6 @@ impl Keeper {
                     self.own_tables.read(&self.managed, outliers);
                 }
             }
-            Report::Lost { .. } => {}
         }
     }
 

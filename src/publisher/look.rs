@@ -11,6 +11,7 @@ use crate::catalog::{Catalog, Readable, Sequence};
 use crate::pgoutput::IdFormat;
 use crate::plan::State;
 use crate::readings::{Reader, Reading};
+use crate::sql::Connection;
 use crate::tables::{self, Question};
 use crate::types::{Oid, QualifiedName};
 
@@ -38,7 +39,7 @@ pub type InTable = (Oid, Option<i64>, Option<i64>);
 pub(super) struct Look {
     pub(super) client: Client,
     pub(super) version: u32,
-    pub(super) reader: Reader,
+    reader: Reader,
     pub(super) publisher: Catalog,
     /// By the subscriber's table names; unknown until it could be read for the first time.
     pub(super) published: Option<HashMap<QualifiedName, Published>>,
@@ -52,6 +53,21 @@ pub(super) struct Look {
 }
 
 impl Look {
+    /// Nothing is known yet.
+    pub(super) fn new(connection: Connection, reader: Reader) -> Self {
+        Look {
+            version: connection.version,
+            client: connection.client,
+            reader,
+            publisher: Catalog::default(),
+            published: None,
+            incomplete: false,
+            counterparts: HashMap::new(),
+            blind: HashSet::new(),
+            updated: HashSet::new(),
+        }
+    }
+
     pub(super) async fn values(&self, sequences: &[&Sequence]) -> Result<Vec<(Oid, PublisherValue)>, Error> {
         let indexes: BTreeSet<usize> =
             sequences.iter().filter_map(|s| self.counterparts.get(&s.oid)).flatten().copied().collect();

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error};
 use tracing::{debug, info, warn};
 
@@ -52,8 +51,6 @@ pub enum Report {
     /// The subscription has durably applied everything that was committed up to `up_to`. Where that is `all_seen` by the
     /// last full look at the publisher, the subscriber's own tables hold it now.
     Applied { up_to: Lsn, all_seen: bool },
-    /// The publisher cannot be asked.
-    Lost { why: String },
 }
 
 /// Which sequences only polls follow now, and how far apart those are.
@@ -102,9 +99,6 @@ impl Poller {
                 Ok(Ended) => return,
                 Err(error) => error.to_string(),
             };
-            if self.reports.send(Report::Lost { why: why.clone() }).await.is_err() {
-                return;
-            }
             let delay = backoff.next_delay();
             let streaming = self.slot_state.borrow().doing == Doing::Streaming;
             if told.is_news(&format!("{streaming} {why}")) {
@@ -117,49 +111,42 @@ impl Poller {
                 warn!(error = %why, "the publisher cannot be polled, {meanwhile}");
             }
             debug!(error = %why, retry_in = ?delay, "not polled");
-            tokio::time::sleep(delay).await;
+            tokio::select! {
+                () = sleep(delay) => {}
+                () = self.reports.closed() => return,
+            }
         }
     }
 
     async fn connected(&mut self, backoff: &mut Backoff, told: &mut Told) -> Result<Ended, SqlError> {
         let connection = sql::connect(&self.conninfo, "publisher").await?;
         let reader = sql::within(POLL_TIMEOUT, Reader::prepare(&connection.client)).await?;
-        let catalog = self.subscriber.borrow_and_update().clone();
-        let mut look = Look {
-            version: connection.version,
-            client: connection.client,
-            reader,
-            publisher: Catalog::default(),
-            published: None,
-            incomplete: false,
-            counterparts: HashMap::new(),
-            blind: HashSet::new(),
-            updated: HashSet::new(),
-        };
+        let mut catalog = self.subscriber.borrow_and_update().clone();
+        let mut look = Look::new(connection, reader);
         self.requests.answer_all();
         self.compare(&mut look, &catalog).await?;
-        let mut catalog = catalog;
-        let mut wanted = Wanted::Everything;
+        let mut wanted = Some(Wanted::Everything);
         let mut pace = Pace::new(*self.poll_interval.borrow_and_update(), Instant::now());
         let mut polls_without_stream = 0_u32;
         let mut seen_up_to = Lsn(u64::MAX);
         let mut looked_at = None;
         loop {
-            let polled = self.poll(&look, &catalog, &wanted, &mut pace);
-            let Ok(tag) = sql::within(POLL_TIMEOUT, polled).await? else { return Ok(Ended) };
-            if wanted.is_all() {
-                seen_up_to = tag;
+            if let Some(wanted) = &wanted {
+                let polled = self.poll(&look, &catalog, wanted, &mut pace);
+                let Ok(tag) = sql::within(POLL_TIMEOUT, polled).await? else { return Ok(Ended) };
+                if wanted.is_all() {
+                    seen_up_to = tag;
+                }
+                if *wanted == Wanted::Everything {
+                    looked_at = Some(sql::within(POLL_TIMEOUT, current_lsn(&look.client)).await?);
+                }
             }
             backoff.succeeded();
             if told.is_over() {
                 info!("the publisher is polled again");
             }
-            if wanted == Wanted::Everything {
-                looked_at = Some(sql::within(POLL_TIMEOUT, current_lsn(&look.client)).await?);
-            }
             if let Some(looked) = looked_at {
-                let slots = self.subscription_slots();
-                let up_to = sql::within(POLL_TIMEOUT, applied_lsn(&look.client, &slots)).await?;
+                let up_to = sql::within(POLL_TIMEOUT, self.applied(&look.client)).await?;
                 let all_seen = up_to >= looked;
                 looked_at = looked_at.filter(|_| !all_seen);
                 if self.reports.send(Report::Applied { up_to, all_seen }).await.is_err() {
@@ -169,7 +156,7 @@ impl Poller {
             wanted = loop {
                 pace.set_interval(*self.poll_interval.borrow_and_update());
                 break tokio::select! {
-                    () = sleep(APPLIED_LOOK), if looked_at.is_some() => Wanted::Nothing,
+                    () = sleep(APPLIED_LOOK), if looked_at.is_some() => None,
                     () = sleep_until(pace.next()) => {
                         let due = pace.poll(Instant::now());
                         if due.all {
@@ -180,13 +167,13 @@ impl Poller {
                         if due.compare || look.incomplete && (due.tables || pace.is_flowing()) {
                             self.compare(&mut look, &catalog).await?;
                         }
-                        match due {
+                        Some(match due {
                             Due { all: false, .. } => Wanted::BlindValues,
                             Due { tables: true, .. } if !pace.is_flowing() => Wanted::AllWithTables,
                             // What else lies in the tables the stream has shown.
                             Due { tables: true, .. } => Wanted::AllWithUpdates,
                             Due { .. } => Wanted::AllValues,
-                        }
+                        })
                     }
                     // At once when it ends; when it flows again, not before it has caught up.
                     is_ending = stream_ends(&mut self.slot_state), if pace.is_flowing() => {
@@ -195,7 +182,7 @@ impl Poller {
                         }
                         pace.set_flowing(false);
                         pace.poll(Instant::now());
-                        Wanted::AllValues
+                        Some(Wanted::AllValues)
                     }
                     () = self.reports.closed() => return Ok(Ended),
                     // With the new interval the next poll may be due at once.
@@ -206,11 +193,11 @@ impl Poller {
                         continue;
                     }
                     asked = self.requests.next() => match asked {
-                        Asked::Sequences(oids) => Wanted::Some(oids),
+                        Asked::Sequences(oids) => Some(Wanted::These(oids)),
                         Asked::Seed => {
                             pace.polled_everything(Instant::now());
                             self.compare(&mut look, &catalog).await?;
-                            Wanted::Everything
+                            Some(Wanted::Everything)
                         }
                     },
                     changed = self.subscriber.changed() => {
@@ -221,11 +208,22 @@ impl Poller {
                         pace.polled_everything(Instant::now());
                         self.requests.answer_all();
                         self.compare(&mut look, &catalog).await?;
-                        Wanted::Everything
+                        Some(Wanted::Everything)
                     }
                 };
             };
         }
+    }
+
+    /// Up to where every subscription has applied what was committed, durably: they confirm nothing else. Slots that are
+    /// not on this server do not count.
+    async fn applied(&self, client: &Client) -> Result<Lsn, Error> {
+        // One that is lost confirms nothing any more. (12 has no wal_status.)
+        let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots s
+                    WHERE slot_name = ANY($1) AND to_jsonb(s)->>'wal_status' IS DISTINCT FROM 'lost'
+                    ORDER BY 1 LIMIT 1";
+        let row = client.query_opt(sql, &[&self.subscription_slots()]).await?;
+        row.map_or(Ok(Lsn(u64::MAX)), |row| row.try_get(0))
     }
 
     /// The slots of the subscriptions that bring what our stream shows: of those that share a publication with us, or
@@ -312,19 +310,13 @@ impl Poller {
         wanted: &Wanted,
         pace: &mut Pace,
     ) -> Result<Result<Lsn, Ended>, Error> {
-        if *wanted == Wanted::Nothing {
-            return Ok(Ok(Lsn::ZERO));
-        }
         let sequences: Vec<&Sequence> = subscriber
             .sequences
             .iter()
             .filter(|s| match wanted {
-                Wanted::Nothing => false,
-                Wanted::Everything | Wanted::AllWithTables | Wanted::AllWithUpdates | Wanted::AllValues => {
-                    true
-                }
                 Wanted::BlindValues => look.blind.contains(&s.oid),
-                Wanted::Some(oids) => oids.contains(&s.oid),
+                Wanted::These(oids) => oids.contains(&s.oid),
+                _ => true,
             })
             .collect();
         let tag = current_lsn(&look.client).await?;
@@ -365,9 +357,9 @@ impl Poller {
     }
 }
 
+/// What a poll reads.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
-    Nothing,
     /// Values and tables, because there is a reason to.
     Everything,
     /// The same, because it is time.
@@ -376,13 +368,13 @@ enum Wanted {
     AllWithUpdates,
     AllValues,
     BlindValues,
-    Some(BTreeSet<Oid>),
+    /// The values of these.
+    These(BTreeSet<Oid>),
 }
 
 impl Wanted {
     fn is_all(&self) -> bool {
-        use Wanted::{AllValues, AllWithTables, AllWithUpdates, Everything};
-        matches!(self, Everything | AllWithTables | AllWithUpdates | AllValues)
+        !matches!(self, Wanted::BlindValues | Wanted::These(_))
     }
 }
 
@@ -410,22 +402,10 @@ fn tell_how(polls_without_stream: &mut u32, flows: bool, pace: &Pace) {
     }
 }
 
-/// Up to where every subscription has applied what was committed, durably: they confirm nothing else. Slots that are not
-/// on this server do not count.
-async fn applied_lsn(client: &Client, slots: &[String]) -> Result<Lsn, Error> {
-    // One that is lost confirms nothing any more. (12 has no wal_status.)
-    let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots s
-                WHERE slot_name = ANY($1) AND to_jsonb(s)->>'wal_status' IS DISTINCT FROM 'lost'
-                ORDER BY 1 LIMIT 1";
-    let row = client.query_opt(sql, &[&slots]).await?;
-    row.map_or(Ok(Lsn(u64::MAX)), |row| Ok(Lsn(row.try_get::<_, PgLsn>(0)?.into())))
-}
-
 /// A position that everything read afterwards is not older than.
 async fn current_lsn(client: &Client) -> Result<Lsn, Error> {
-    let sql = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-                            ELSE pg_current_wal_insert_lsn() END)::text";
-    let row = client.query_one(sql, &[]).await?;
-    let text: Option<String> = row.try_get(0)?;
-    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO))
+    // A standby that has replayed nothing yet has no position.
+    let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
+                           ELSE pg_current_wal_insert_lsn() END";
+    client.query_one(sql, &[]).await?.try_get(0)
 }

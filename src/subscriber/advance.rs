@@ -20,7 +20,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::types::{PgLsn, Type};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
 use crate::catalog::Sequence;
@@ -429,6 +429,5 @@ pub async fn nudge_wal_writer(client: &Client) -> Result<(), Error> {
 }
 
 async fn lsn(client: &Client, sql: &str) -> Result<Lsn, Error> {
-    let row = client.query_one(sql, &[]).await?;
-    Ok(Lsn(row.try_get::<_, PgLsn>(0)?.into()))
+    client.query_one(sql, &[]).await?.try_get(0)
 }
