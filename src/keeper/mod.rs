@@ -6,6 +6,7 @@
 //! in what is known while the subscriber is away, and asserts everything again when it is back.
 
 mod absorb;
+mod inventory;
 mod managed;
 mod own_tables;
 mod verify;
@@ -24,7 +25,7 @@ pub use own_tables::{InOwnTable, OwnTables};
 use verify::VerifyOrder;
 
 use crate::backoff::Backoff;
-use crate::catalog::{self, Catalog, Persistence, Readable, Sequence};
+use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::confirm::{Confirm, FlushLsn};
 use crate::conninfo::Conninfo;
@@ -32,15 +33,14 @@ use crate::handover::Handover;
 use crate::publisher::follow::AnotherPublisher;
 use crate::publisher::poll::Report;
 use crate::publisher::requests::Requests;
-use crate::readings::trouble;
 use crate::registry::Registry;
 use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::advance::{self, Advancer};
 use crate::subscriber::receipt::PendingReceipts;
-use crate::subscriber::subscription::{self, Subscription};
+use crate::subscriber::subscription::Subscription;
 use crate::told::Told;
-use crate::tracking::{Tracking, Watched};
-use crate::types::{Oid, QualifiedName};
+use crate::tracking::Tracking;
+use crate::types::Oid;
 
 /// How long the subscriber may take for one batch of work before the connection is given up.
 const WORK_TIMEOUT: Duration = Duration::from_secs(40);
@@ -334,140 +334,6 @@ impl Keeper {
         }
         Ok(())
     }
-
-    /// Reads the catalog, and tells the poller and the stream if it changed.
-    async fn refresh(&mut self, connection: &Connection) -> Result<(), SqlError> {
-        let mut found = match within(catalog::load(&connection.client)).await {
-            Ok(found) => found,
-            // Printing a default waits for a table that is being truncated: what is known holds until later.
-            Err(SqlError::Query(error)) if trouble(&error).is_some() && !self.managed.is_empty() => {
-                debug!(error = %sql::describe(&error), "the catalog cannot be read now; it is read again");
-                self.refresh_wanted = true;
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        for sequence in &mut found.sequences {
-            let earlier = self.by_oid.get(&sequence.oid).and_then(|slot| self.managed.get(*slot as usize));
-            self.refresh_wanted |= sequence.remember(earlier.map(|managed| &managed.sequence));
-        }
-        let settings = self.settings();
-        let mut seen = BTreeSet::new();
-        let mut changed = !self.catalog_told;
-        self.catalog_told = true;
-        for sequence in &found.sequences {
-            let excluded = is_excluded(&settings, &sequence.name);
-            let slot = match self.by_oid.get(&sequence.oid) {
-                Some(slot) => {
-                    if let Some(known) = self.managed.get_mut(*slot as usize) {
-                        changed |= differs(&known.sequence, sequence);
-                        let renamed = known.sequence.name != sequence.name;
-                        if renamed {
-                            self.links.registry.remove(&known.sequence.name);
-                        }
-                        let before = known.is_followed_by_ids();
-                        known.update(sequence.clone(), excluded);
-                        let after = known.is_followed_by_ids();
-                        self.confirm.open(*slot, known.sequence.definition);
-                        if before != after {
-                            // Left out, or taken in: what was seen before says nothing for the time after.
-                            changed = true;
-                            self.confirm.revoke(*slot);
-                            self.confirm.waive(*slot, !after);
-                        }
-                    }
-                    *slot
-                }
-                // Those of sessions come and go, and are nobody's but the session's: a list of them would only grow.
-                None if self.announced && sequence.persistence == Persistence::Temporary => continue,
-                None => {
-                    changed = true;
-                    self.add(sequence.clone(), excluded)
-                }
-            };
-            seen.insert(slot);
-            self.dirty.insert(slot);
-        }
-        let gone: Vec<u32> = self.by_oid.values().filter(|slot| !seen.contains(slot)).copied().collect();
-        for slot in gone {
-            changed = true;
-            self.drop_sequence(slot);
-        }
-        let slots = within(subscription::slots(&connection.client)).await?;
-        self.links.subscriptions.send_replace(slots);
-        let own = within(subscription::load(&connection.client)).await?;
-        self.links.own_subscriptions.send_replace(own);
-        if changed {
-            self.links.catalog.send_replace(Arc::new(found));
-            self.links.tracking.send_replace(Arc::new(self.tracking(&settings)));
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, sequence: Sequence, excluded: bool) -> u32 {
-        let slot = u32::try_from(self.managed.len()).unwrap_or(u32::MAX);
-        self.by_oid.insert(sequence.oid, slot);
-        let managed = Managed::new(slot, sequence, excluded);
-        let (name, consumers) = (&managed.sequence.name, managed.sequence.consumers_text());
-        match managed.excluded {
-            _ if !self.announced => {}
-            None => info!(sequence = %name, %consumers, "a new sequence is managed"),
-            Some(reason) => info!(sequence = %name, %reason, "a new sequence is not managed"),
-        }
-        self.confirm.open(slot, managed.sequence.definition);
-        self.confirm.waive(slot, !managed.is_followed_by_ids());
-        self.managed.push(managed);
-        slot
-    }
-
-    fn drop_sequence(&mut self, slot: u32) {
-        self.confirm.waive(slot, true);
-        let Some(managed) = self.managed.get_mut(slot as usize) else { return };
-        self.by_oid.remove(&managed.sequence.oid);
-        managed.dropped = true;
-        managed.excluded = Some("it was dropped on the subscriber");
-        managed.state = None;
-        managed.hold = None;
-        managed.retry_at = None;
-        info!(sequence = %managed.sequence.name, "the sequence was dropped on the subscriber: it is managed no more");
-        let name = managed.sequence.name.clone();
-        if !self
-            .by_oid
-            .values()
-            .any(|s| self.managed.get(*s as usize).is_some_and(|m| m.sequence.name == name))
-        {
-            self.links.registry.remove(&name);
-        }
-    }
-
-    /// What the stream must look for.
-    fn tracking(&self, settings: &Settings) -> Tracking {
-        let on_publisher: HashMap<&QualifiedName, &QualifiedName> =
-            settings.renames.iter().map(|rename| (&rename.subscriber, &rename.publisher)).collect();
-        let mut tracking = Tracking {
-            descending: self.managed.iter().map(Managed::descending).collect(),
-            ..Tracking::default()
-        };
-        for managed in self.managed.iter().filter(|m| m.excluded.is_none()) {
-            for consumer in &managed.sequence.consumers {
-                let table = (*on_publisher.get(&consumer.table).unwrap_or(&&consumer.table)).clone();
-                let watched = tracking.tables.entry(table).or_default();
-                if let (Readable::Yes(format), false) = (&consumer.readable, managed.cycles()) {
-                    watched.push(Watched {
-                        column: consumer.column.clone(),
-                        slot: managed.slot,
-                        format: format.clone(),
-                    });
-                }
-            }
-            // A shared sequence is restarted too, but its other tables keep their rows: they are read again then.
-            for owner in managed.sequence.owners().filter(|_| self.truncates) {
-                let table = (*on_publisher.get(&owner.table).unwrap_or(&&owner.table)).clone();
-                tracking.restarts.entry(table).or_default().push(managed.slot);
-            }
-        }
-        tracking
-    }
 }
 
 impl Links {
@@ -482,28 +348,6 @@ impl Links {
             Some(other) = self.another_publisher.recv() => Input::AnotherPublisher(other),
         }
     }
-}
-
-fn is_excluded(settings: &Settings, name: &QualifiedName) -> bool {
-    let wanted = settings.schemas.is_empty() || settings.schemas.iter().any(|p| p.matches(&name.schema));
-    !wanted
-        || settings.exclude_schemas.iter().any(|pattern| pattern.matches(&name.schema))
-        || settings.exclude_sequences.iter().any(|pattern| pattern.matches(name))
-}
-
-/// Whether anything changed that the stream or the poller must know.
-fn differs(one: &Sequence, other: &Sequence) -> bool {
-    one.name != other.name
-        || one.definition != other.definition
-        || one.data_type != other.data_type
-        || one.consumers.len() != other.consumers.len()
-        || one.consumers.iter().zip(&other.consumers).any(|(a, b)| {
-            a.table != b.table
-                || a.column != b.column
-                || a.readable != b.readable
-                || a.link != b.link
-                || a.parents != b.parents
-        })
 }
 
 /// Bounds the wait for the subscriber: a server that hangs is as good as away.

@@ -240,28 +240,40 @@ impl Keeper {
             self.read_blocked(client, advancer, blocked).await?;
             self.advance_blocked(client, advancer, &blocked_steps).await?;
             for (slot, exact) in follows {
-                let Some(managed) = self.managed.get(slot as usize) else { continue };
-                let Some(seen) = managed.state else { continue };
-                let advanced = within(advancer.follow(client, &managed.sequence, seen, exact)).await?;
-                match (advanced.outcomes.as_slice(), self.managed.get_mut(slot as usize)) {
-                    ([Outcome::At(now)], Some(managed)) if *now != exact => {
-                        // Somebody draws from it: perhaps later.
-                        managed.state = Some(*now);
-                        self.retry(slot, RETRY_LOCKED);
-                    }
-                    (outcomes, _) => {
-                        let is_there = outcomes == [Outcome::At(exact)];
-                        self.settle(&[slot], &advanced);
-                        if let Some(managed) = self.managed.get_mut(slot as usize).filter(|_| is_there) {
-                            managed.copied();
-                        }
-                    }
-                }
+                self.follow(client, advancer, slot, exact).await?;
             }
         }
         self.announce();
         if self.announced {
             self.links.registry.set_protecting();
+        }
+        Ok(())
+    }
+
+    /// Gives a CYCLE sequence the publisher's state.
+    async fn follow(
+        &mut self,
+        client: &Client,
+        advancer: &Advancer,
+        slot: u32,
+        exact: State,
+    ) -> Result<(), SqlError> {
+        let Some(managed) = self.managed.get(slot as usize) else { return Ok(()) };
+        let Some(seen) = managed.state else { return Ok(()) };
+        let advanced = within(advancer.follow(client, &managed.sequence, seen, exact)).await?;
+        let Some(managed) = self.managed.get_mut(slot as usize) else { return Ok(()) };
+        match advanced.outcomes.as_slice() {
+            [Outcome::At(now)] if *now != exact => {
+                // Somebody draws from it: perhaps later.
+                managed.state = Some(*now);
+                self.retry(slot, RETRY_LOCKED);
+            }
+            outcomes => {
+                if outcomes == [Outcome::At(exact)] {
+                    managed.copied();
+                }
+                self.settle(&[slot], &advanced);
+            }
         }
         Ok(())
     }
