@@ -256,6 +256,10 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
 
 async fn prepare(settings: &Settings, environment: &Environment) -> Result<Preparation, ShadowError> {
     let subscriber_conninfo = conninfo(settings.subscriber.as_ref(), "subscriber", settings, environment)?;
+    if settings.publisher.is_some() {
+        // A mistake in it is said before anybody is connected to.
+        conninfo(settings.publisher.as_ref(), "publisher", settings, environment)?;
+    }
     let subscriber = sql::connect(&subscriber_conninfo, "subscriber")
         .await
         .map_err(|source| ShadowError::Sql { side: "subscriber", source })?;

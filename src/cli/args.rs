@@ -107,7 +107,7 @@ pub struct RunArgs {
     max_retained_wal: Option<String>,
 
     /// How many ids ahead: auto or a number [default: auto]
-    #[arg(long, value_name = "IDS", help_heading = "Targets")]
+    #[arg(long, value_name = "IDS", allow_negative_numbers = true, help_heading = "Targets")]
     lead: Option<String>,
     /// A single id far out: set it aside, or follow it [default: aside]
     #[arg(long, value_name = "aside|follow", help_heading = "Targets")]
