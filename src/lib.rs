@@ -44,6 +44,7 @@ pub mod readings;
 pub mod registry;
 pub mod session;
 pub mod shadow;
+pub mod sides;
 pub mod sql;
 pub mod subscriber;
 pub mod tables;

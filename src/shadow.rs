@@ -4,7 +4,6 @@
 //! stream, the keeper moves the subscriber's sequences and says what may be confirmed. Each is a task of its own, and
 //! none waits for another.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +14,9 @@ use tracing::{info, warn};
 
 use crate::alive::Alive;
 use crate::catalog::Catalog;
-use crate::config::{self, Changes, ConninfoText, NeedsRestart, Settings};
+use crate::config::{self, Changes, NeedsRestart, Settings};
 use crate::confirm::FlushLsn;
-use crate::conninfo::{Conninfo, ConninfoError, Environment};
+use crate::conninfo::Environment;
 use crate::exit::ExitCode;
 use crate::handover::Handover;
 use crate::keeper::{self, Keeper};
@@ -30,9 +29,8 @@ use crate::publisher::reaction::{Fatal, has_wal_level};
 use crate::publisher::requests::Requests;
 use crate::publisher::stream::{Progress, Shared, Timing};
 use crate::registry::Registry;
-use crate::session::ConnectErrorKind;
-use crate::sql::{self, Connection, SqlError};
-use crate::subscriber::subscription::{self, Subscription};
+use crate::sides::{Needs, Sides, SidesError};
+use crate::sql;
 use crate::tracking::Tracking;
 
 /// As `wal_receiver_timeout`: a publisher that is silent for so many status intervals (a minute by default) is gone.
@@ -48,12 +46,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// Why a shadow cannot start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ShadowError {
-    #[error("{side} connection string: {source}")]
-    Conninfo { side: &'static str, source: ConninfoError },
-    #[error("{side}: {source}{}", advice(side, source))]
-    Sql { side: &'static str, source: SqlError },
-    #[error("{what}; {action}")]
-    Setting { what: String, action: String },
+    #[error(transparent)]
+    Sides(#[from] SidesError),
     #[error(transparent)]
     Fatal(#[from] Fatal),
     #[error("a task of ours ended unexpectedly: {0}")]
@@ -65,41 +59,12 @@ impl ShadowError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            ShadowError::Conninfo { .. }
-            | ShadowError::Setting { .. }
-            | ShadowError::Fatal(Fatal::Setting { .. }) => ExitCode::Usage,
-            ShadowError::Sql { source: SqlError::Connect(error), .. }
-                if error.is_pooler_refusal() || error.kind() == ConnectErrorKind::Config =>
-            {
-                ExitCode::Usage
-            }
-            ShadowError::Sql { .. } | ShadowError::Fatal(Fatal::Unreachable(_)) => ExitCode::Unreachable,
+            ShadowError::Sides(error) => error.exit_code(),
+            ShadowError::Fatal(Fatal::Setting { .. }) => ExitCode::Usage,
+            ShadowError::Fatal(Fatal::Unreachable(_)) => ExitCode::Unreachable,
             ShadowError::Fatal(Fatal::Refused { .. }) => ExitCode::Refused,
             ShadowError::Task(_) => ExitCode::NotReady,
         }
-    }
-}
-
-/// What to do about a server that could not be used at the start.
-fn advice(side: &str, error: &SqlError) -> String {
-    let SqlError::Connect(error) = error else { return String::new() };
-    if error.is_pooler_refusal() {
-        return format!("; this is a connection pooler: give the server's own host and port in --{side}");
-    }
-    match (error.kind(), error.sqlstate()) {
-        (ConnectErrorKind::Auth, _) => {
-            "; check the user, the password (passfile, PGPASSWORD or service file) and \
-             the server's pg_hba.conf"
-                .to_owned()
-        }
-        (ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout, _) => {
-            format!(
-                "; check host and port in --{side}, and that the server runs and can be reached from here"
-            )
-        }
-        (_, Some("3D000")) => format!("; check dbname in --{side}"),
-        (_, Some("53300")) => "; raise max_connections there, or close connections".to_owned(),
-        _ => String::new(),
     }
 }
 
@@ -122,23 +87,12 @@ pub struct Running {
     first_end: Option<(Instant, String)>,
 }
 
-/// What was found out before anything is started.
-struct Preparation {
-    subscriber: Connection,
-    subscriber_conninfo: Conninfo,
-    publisher_conninfo: Conninfo,
-    publications: Vec<String>,
-    /// `(subscription, slot)` of the whole subscriber: slots that are never ours.
-    subscriptions: Vec<(String, String)>,
-    /// Through these this database gets its rows.
-    own_subscriptions: Vec<Subscription>,
-}
-
 /// Starts the shadow of `settings`. The first connection to each server must succeed; later ones are tried for ever.
 ///
 /// # Errors
 /// [`ShadowError`], with the exit status that it means.
 pub async fn start(settings: Settings, environment: &Environment) -> Result<Running, ShadowError> {
+    let slot = settings.required_slot().map_err(SidesError::from)?.clone();
     let prepared = prepare(&settings, environment).await?;
     let settings = Arc::new(settings);
     let registry = Arc::new(Registry::default());
@@ -156,8 +110,8 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     let (impossible, impossible_recv) = watch::channel(Some(Instant::now()));
     let (stop_follower, stop_follower_recv) = watch::channel(false);
     let (stop_keeper, stop_keeper_recv) = watch::channel(false);
-    let (subscriptions, subscriptions_recv) = watch::channel(prepared.subscriptions);
-    let (own_subscriptions, own_subscriptions_recv) = watch::channel(prepared.own_subscriptions);
+    let (subscriptions, subscriptions_recv) = watch::channel(prepared.slots);
+    let (own_subscriptions, own_subscriptions_recv) = watch::channel(prepared.subscriptions);
     let requests = Arc::new(Requests::default());
     let (reports, reports_recv) = mpsc::channel(16);
     let (give_up, give_up_recv) = mpsc::channel(1);
@@ -191,11 +145,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         conninfo: prepared.publisher_conninfo.clone(),
         publications: prepared.publications.clone(),
         subscriptions: own_subscriptions_recv,
-        renames: settings
-            .renames
-            .iter()
-            .map(|rename| (rename.publisher.clone(), rename.subscriber.clone()))
-            .collect::<HashMap<_, _>>(),
+        renames: settings.renames_by_publisher(),
         poll_interval: poll_interval_recv,
         subscriber: catalog_recv,
         requests: requests.clone(),
@@ -205,7 +155,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     };
     let follow = Follow {
         conninfo: prepared.publisher_conninfo,
-        slot: settings.slot.clone(),
+        slot,
         publications: prepared.publications,
         subscriptions: subscriptions_recv,
         slot_options: SlotOptions { temporary: settings.temporary_slot, failover: settings.failover },
@@ -254,121 +204,30 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
     })
 }
 
-async fn prepare(settings: &Settings, environment: &Environment) -> Result<Preparation, ShadowError> {
-    let subscriber_conninfo = conninfo(settings.subscriber.as_ref(), "subscriber", settings, environment)?;
-    if settings.publisher.is_some() {
-        // A mistake in it is said before anybody is connected to.
-        conninfo(settings.publisher.as_ref(), "publisher", settings, environment)?;
-    }
-    let subscriber = sql::connect(&subscriber_conninfo, "subscriber")
-        .await
-        .map_err(|source| ShadowError::Sql { side: "subscriber", source })?;
-    let on_subscriber = |source| ShadowError::Sql { side: "subscriber", source };
-    let found = subscription::load(&subscriber.client);
-    let found = sql::within(START_TIMEOUT, found).await.map_err(on_subscriber)?;
-    let subscriptions = subscription::slots(&subscriber.client);
-    let subscriptions = sql::within(START_TIMEOUT, subscriptions).await.map_err(on_subscriber)?;
-    let chosen = choose(settings, &found)?;
-    let publications = match (settings.publications.is_empty(), &chosen) {
-        (false, _) => settings.publications.clone(),
-        (true, Some(subscription)) => subscription.publications.clone(),
-        (true, None) => {
-            return Err(ShadowError::Setting {
-                what: format!(
-                    "there is no subscription in database \"{}\" of the subscriber",
-                    subscriber_conninfo.dbname()
-                ),
-                action: "name the publications with --publication, or another database with --subscriber"
-                    .to_owned(),
-            });
-        }
-    };
-    let publisher_text = match &settings.publisher {
-        Some(text) => Some(text.clone()),
-        None => match &chosen {
-            Some(chosen) => {
-                let asked = subscription::conninfo(&subscriber.client, &chosen.name);
-                timeout(START_TIMEOUT, asked).await.ok().flatten().map(ConninfoText::new)
-            }
-            None => None,
-        },
-    };
-    let Some(publisher_text) = publisher_text else {
-        return Err(ShadowError::Setting {
-            what: "the publisher's address is not known: our role may not read the subscription's connection string"
-                .to_owned(),
-            action: "give it with --publisher, SEQSHADOW_PUBLISHER or in the file".to_owned(),
-        });
-    };
-    let publisher_conninfo = conninfo(Some(&publisher_text), "publisher", settings, environment)?;
-    check_publisher(&publisher_conninfo, &publications).await?;
+async fn prepare(settings: &Settings, environment: &Environment) -> Result<Sides, ShadowError> {
+    let sides = Sides::find(settings, environment, Needs::PUBLICATIONS).await?;
+    check_publisher(&sides).await?;
     info!(
-        subscriber = %subscriber.peer, version = subscriber.version,
-        subscription = chosen.as_ref().map(|s| s.name.as_str()), publications = ?publications, "starting"
+        subscriber = %sides.subscriber.peer, version = sides.subscriber.version,
+        subscription = sides.chosen.as_ref().map(|s| s.name.as_str()), publications = ?sides.publications, "starting"
     );
-    if let Some(chosen) = chosen.filter(|chosen| !chosen.enabled) {
+    if let Some(chosen) = sides.chosen.as_ref().filter(|chosen| !chosen.enabled) {
         warn!(subscription = %chosen.name, "the subscription is disabled: no row reaches the subscriber; ALTER SUBSCRIPTION … ENABLE");
     }
-    Ok(Preparation {
-        subscriber,
-        subscriber_conninfo,
-        publisher_conninfo,
-        publications,
-        subscriptions,
-        own_subscriptions: found,
-    })
-}
-
-fn conninfo(
-    text: Option<&ConninfoText>,
-    side: &'static str,
-    settings: &Settings,
-    environment: &Environment,
-) -> Result<Conninfo, ShadowError> {
-    let mut conninfo = Conninfo::parse(text.map_or("", ConninfoText::expose), environment)
-        .map_err(|source| ShadowError::Conninfo { side, source })?;
-    conninfo.set_fallback_application_name(crate::publisher::connection::APPLICATION_NAME);
-    conninfo.set_default_connect_timeout(settings.connect_timeout);
-    Ok(conninfo)
-}
-
-/// The subscription to go by: the one named, or the only one.
-fn choose(settings: &Settings, found: &[Subscription]) -> Result<Option<Subscription>, ShadowError> {
-    let names = || found.iter().map(|s| format!("\"{}\"", s.name)).collect::<Vec<_>>().join(", ");
-    if let Some(wanted) = &settings.subscription {
-        return match found.iter().find(|s| s.name == *wanted) {
-            Some(subscription) => Ok(Some(subscription.clone())),
-            None => Err(ShadowError::Setting {
-                what: format!("there is no subscription \"{wanted}\" on the subscriber"),
-                action: format!(
-                    "expected one of: {}",
-                    if found.is_empty() { "none".to_owned() } else { names() }
-                ),
-            }),
-        };
-    }
-    match found {
-        [] => Ok(None),
-        [only] => Ok(Some(only.clone())),
-        // Not needed where everything it would tell is given.
-        _ if settings.publisher.is_some() && !settings.publications.is_empty() => Ok(None),
-        _ => Err(ShadowError::Setting {
-            what: format!("the subscriber has several subscriptions: {}", names()),
-            action: "name one with --subscription; run one seqshadow for each".to_owned(),
-        }),
-    }
+    Ok(sides)
 }
 
 /// What can be known to be wrong before anything is touched.
-async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result<(), ShadowError> {
-    let wrong = |source| ShadowError::Sql { side: "publisher", source };
-    let publisher = sql::connect(conninfo, "publisher").await.map_err(wrong)?;
+async fn check_publisher(sides: &Sides) -> Result<(), SidesError> {
+    let wrong = SidesError::on_publisher;
+    let publisher = sides.publisher().await?;
+    let publications = &sides.publications;
     // What they publish is the poller's business: it may have to wait for a locked table.
     let found = publication::load(&publisher.client, publications);
     let found = sql::within(START_TIMEOUT, found).await.map_err(wrong)?;
     if !found.missing.is_empty() {
         let missing = found.missing.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-        return Err(ShadowError::Setting {
+        return Err(SidesError::Setting {
             what: format!("publication {missing} does not exist on the publisher {}", publisher.peer),
             action: "create it there, or name others with --publication".to_owned(),
         });
@@ -379,7 +238,7 @@ async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result
     let unreadable = |error: tokio_postgres::Error| wrong(error.into());
     let level: String = row.try_get(0).map_err(unreadable)?;
     if row.try_get(1).map_err(unreadable)? && publisher.version < VERSION_DECODES_ON_STANDBY {
-        return Err(ShadowError::Setting {
+        return Err(SidesError::Setting {
             what: format!(
                 "the publisher {} is a standby of PostgreSQL {}, which has no logical replication slots before 16",
                 publisher.peer,
@@ -391,7 +250,7 @@ async fn check_publisher(conninfo: &Conninfo, publications: &[String]) -> Result
         });
     }
     if !has_wal_level(&level, publisher.version) {
-        return Err(ShadowError::Setting {
+        return Err(SidesError::Setting {
             what: format!("wal_level on the publisher {} is {level}, expected logical", publisher.peer),
             action: "on the publisher: ALTER SYSTEM SET wal_level = logical; and restart it".to_owned(),
         });

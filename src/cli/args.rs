@@ -1,13 +1,17 @@
 //! What can be typed. Flags become a [`Layer`] of the configuration; nothing is checked here that could as well come
 //! from the environment or the file.
 
+mod common;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Environment, Layer, Loaded, load};
+pub use common::{LogArgs, SidesArgs, TargetArgs, VerbArgs};
+
+use crate::config::{ConfigError, Environment, Layer, Loaded, load};
 use crate::exit::ExitCode;
 
 const STYLES: Styles = Styles::styled()
@@ -55,37 +59,8 @@ pub enum Verb {
 /// Flags of `run`.
 #[derive(Args, Clone, Default)]
 pub struct RunArgs {
-    /// Replication slot of ours on the publisher
-    #[arg(short = 'S', long, value_name = "NAME")]
-    slot: Option<String>,
-    /// Publisher [default: the subscription's own conninfo, where the role may read it]
-    #[arg(long, value_name = "CONNINFO")]
-    publisher: Option<String>,
-    /// Subscriber [default: libpq's defaults, PGHOST… or the local socket]
-    #[arg(long, value_name = "CONNINFO")]
-    subscriber: Option<String>,
-    /// Publication to follow, repeatable [default: those of the subscription]
-    #[arg(long, value_name = "NAME")]
-    publication: Vec<String>,
-    /// Subscription on the subscriber [default: the only one there]
-    #[arg(long, value_name = "NAME")]
-    subscription: Option<String>,
-    /// Configuration file (TOML); -FILE if it may be missing
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    config: Option<PathBuf>,
-
-    /// Manage the sequences of these schemas only, repeatable
-    #[arg(short = 'n', long, value_name = "PATTERN", help_heading = "Which sequences")]
-    schema: Vec<String>,
-    /// Leave these schemas alone, repeatable
-    #[arg(short = 'N', long, value_name = "PATTERN", help_heading = "Which sequences")]
-    exclude_schema: Vec<String>,
-    /// Leave these sequences alone, repeatable
-    #[arg(long, value_name = "PATTERN", help_heading = "Which sequences")]
-    exclude_sequence: Vec<String>,
-    /// A table with another name on the subscriber, repeatable
-    #[arg(long, value_name = "FROM=TO", help_heading = "Which sequences")]
-    rename: Vec<String>,
+    #[command(flatten)]
+    sides: SidesArgs,
 
     /// Make the slot if it is missing [default]
     #[arg(long, overrides_with = "no_create_slot", help_heading = "Slot and stream")]
@@ -106,12 +81,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Slot and stream")]
     max_retained_wal: Option<String>,
 
-    /// How many ids ahead: auto or a number [default: auto]
-    #[arg(long, value_name = "IDS", allow_negative_numbers = true, help_heading = "Targets")]
-    lead: Option<String>,
-    /// A single id far out: set it aside, or follow it [default: aside]
-    #[arg(long, value_name = "aside|follow", help_heading = "Targets")]
-    outliers: Option<String>,
+    #[command(flatten)]
+    targets: TargetArgs,
 
     /// Read sequences that the stream does not show this often [default: 10s]
     #[arg(long, value_name = "TIME", help_heading = "Times")]
@@ -128,32 +99,12 @@ pub struct RunArgs {
     /// Log a summary this often, 0 for never [default: 1min]
     #[arg(long, value_name = "TIME", help_heading = "Times")]
     summary_interval: Option<String>,
-    /// Give up an attempt to connect after this time [default: 10s]
-    #[arg(long, value_name = "TIME", help_heading = "Times")]
-    connect_timeout: Option<String>,
     /// End within this time when told to stop [default: 20s]
     #[arg(long, value_name = "TIME", help_heading = "Times")]
     grace: Option<String>,
 
     #[command(flatten)]
     log: LogArgs,
-}
-
-/// Flags about the log, for every verb that has one.
-#[derive(Args, Clone, Debug, Default)]
-pub struct LogArgs {
-    /// auto, human or json [default: auto]
-    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
-    log_format: Option<String>,
-    /// off, error, warn, info, debug, trace, or directives as tracing has them [default: info]
-    #[arg(long, value_name = "LEVEL", help_heading = "Log", conflicts_with_all = ["verbose", "quiet"])]
-    log_level: Option<String>,
-    /// Log more (-v debug, -vv trace)
-    #[arg(short, long, action = ArgAction::Count, help_heading = "Log", conflicts_with = "quiet")]
-    verbose: u8,
-    /// Log less (-q warnings, -qq errors)
-    #[arg(short, long, action = ArgAction::Count, help_heading = "Log")]
-    quiet: u8,
 }
 
 /// Flags of `demo`.
@@ -220,42 +171,27 @@ impl RunArgs {
     /// The file named on the command line.
     #[must_use]
     pub fn config(&self) -> Option<&std::path::Path> {
-        self.config.as_deref()
+        self.sides.config.as_deref()
     }
 
     /// What was typed, as the strongest layer of the configuration.
     #[must_use]
     pub fn layer(&self) -> Layer {
         let mut layer = Layer::default();
+        self.sides.add_to(&mut layer);
+        self.targets.add_to(&mut layer);
         let one = [
-            ("slot", &self.slot),
-            ("publisher", &self.publisher),
-            ("subscriber", &self.subscriber),
-            ("subscription", &self.subscription),
             ("streaming", &self.streaming),
             ("max_retained_wal", &self.max_retained_wal),
-            ("lead", &self.lead),
-            ("outliers", &self.outliers),
             ("poll_interval", &self.poll_interval),
             ("verify_interval", &self.verify_interval),
             ("status_interval", &self.status_interval),
             ("refresh_interval", &self.refresh_interval),
             ("summary_interval", &self.summary_interval),
-            ("connect_timeout", &self.connect_timeout),
             ("grace", &self.grace),
         ];
         for (key, text) in one {
             text.iter().for_each(|text| layer.flag(key, text));
-        }
-        let many = [
-            ("publication", &self.publication),
-            ("schema", &self.schema),
-            ("exclude_schema", &self.exclude_schema),
-            ("exclude_sequence", &self.exclude_sequence),
-            ("rename", &self.rename),
-        ];
-        for (key, texts) in many {
-            texts.iter().for_each(|text| layer.flag(key, text));
         }
         let switches = [
             ("create_slot", self.create_slot, "on"),
@@ -271,42 +207,17 @@ impl RunArgs {
     }
 
     /// The settings: what was typed, over `environment`, over the file. Call it again to reload.
-    pub fn load(&self, environment: &Environment) -> Result<Loaded, crate::config::ConfigError> {
-        load(&self.layer(), self.config(), environment)
+    pub fn load(&self, environment: &Environment) -> Result<Loaded, ConfigError> {
+        let loaded = load(&self.layer(), self.config(), environment)?;
+        loaded.settings.required_slot()?;
+        Ok(loaded)
     }
 }
 
 /// Shows which flags were given, not their values: a conninfo may hold a password.
 impl std::fmt::Debug for RunArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunArgs").field("config", &self.config).field("flags", &self.layer()).finish()
-    }
-}
-
-impl LogArgs {
-    fn add_to(&self, layer: &mut Layer) {
-        self.log_format.iter().for_each(|text| layer.flag("log_format", text));
-        if let Some(level) = self.level() {
-            layer.flag("log_level", level);
-        }
-    }
-
-    /// The level typed, if any.
-    #[must_use]
-    pub fn level(&self) -> Option<&str> {
-        match (self.quiet, self.verbose) {
-            (0, 0) => self.log_level.as_deref(),
-            (0, 1) => Some("debug"),
-            (0, _) => Some("trace"),
-            (1, _) => Some("warn"),
-            _ => Some("error"),
-        }
-    }
-
-    /// The format typed, if any.
-    #[must_use]
-    pub fn format(&self) -> Option<&str> {
-        self.log_format.as_deref()
+        f.debug_struct("RunArgs").field("config", &self.sides.config).field("flags", &self.layer()).finish()
     }
 }
 

@@ -10,6 +10,7 @@ mod read;
 mod reload;
 mod value;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub use value::{
 };
 
 use crate::plan::Lead;
-use crate::types::SlotName;
+use crate::types::{QualifiedName, SlotName};
 
 /// A libpq connection string or URI as it was given. It may hold a password, so it has no `Display`, and its `Debug`
 /// shows nothing.
@@ -62,7 +63,8 @@ impl fmt::Debug for ConninfoText {
 /// Everything `run` is told. Each field is checked by itself and with the others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    pub slot: SlotName,
+    /// `None` where it was not given: only some verbs need one.
+    pub slot: Option<SlotName>,
     /// `None`: the subscription's own conninfo, where the role may read it.
     pub publisher: Option<ConninfoText>,
     /// `None`: libpq's defaults (`PGHOST`… or the local socket).
@@ -101,6 +103,34 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// A level (`info`) or a list of directives as `tracing` writes them (`info,seqshadow::wire=trace`).
     pub log_level: String,
+}
+
+impl Settings {
+    /// Publisher table name → subscriber table name, where they differ.
+    #[must_use]
+    pub fn renames_by_publisher(&self) -> HashMap<QualifiedName, QualifiedName> {
+        self.renames.iter().map(|r| (r.publisher.clone(), r.subscriber.clone())).collect()
+    }
+
+    /// Whether the sequence is left alone, by what the schemas and excludes say.
+    #[must_use]
+    pub fn excludes(&self, name: &QualifiedName) -> bool {
+        let wanted = self.schemas.is_empty() || self.schemas.iter().any(|p| p.matches(&name.schema));
+        !wanted
+            || self.exclude_schemas.iter().any(|pattern| pattern.matches(&name.schema))
+            || self.exclude_sequences.iter().any(|pattern| pattern.matches(name))
+    }
+
+    /// The slot's name, for what cannot do without.
+    ///
+    /// # Errors
+    /// That it was not given, and how to give it.
+    pub fn required_slot(&self) -> Result<&SlotName, ConfigError> {
+        self.slot.as_ref().ok_or(ConfigError::Missing {
+            what: "the slot's name",
+            hint: "--slot NAME, SEQSHADOW_SLOT, or slot = \"name\" in the configuration file",
+        })
+    }
 }
 
 /// What [`load`] found.
@@ -277,7 +307,7 @@ mod tests {
         let file = file("slot = 'from_file'\n");
         let by_name = environment(&[("SEQSHADOW_CONFIG", file.path().to_str().unwrap())]);
         let loaded = load(&Layer::default(), None, &by_name).unwrap();
-        assert_eq!(loaded.settings.slot.as_str(), "from_file");
+        assert_eq!(loaded.settings.required_slot().unwrap().as_str(), "from_file");
         assert_eq!(loaded.file.as_deref(), Some(file.path()));
 
         let slot = flags(&[("slot", "s")]);

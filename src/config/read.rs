@@ -30,10 +30,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// `layers`, the strongest first.
 pub(super) fn settings(layers: &[&Layer]) -> Result<Settings, ConfigError> {
     let reader = Reader { layers };
-    let slot = reader.one("slot", |text| Ok(text.parse()?))?.ok_or(ConfigError::Missing {
-        what: "the slot's name",
-        hint: "--slot NAME, SEQSHADOW_SLOT, or slot = \"name\" in the configuration file",
-    })?;
+    let slot = reader.one("slot", |text| Ok(text.parse()?))?;
     let ms = Duration::from_millis;
     let settings = Settings {
         slot,
@@ -213,7 +210,7 @@ mod tests {
         assert_eq!(settings.max_retained_wal, ByteSize(1 << 30));
         assert_eq!(settings.poll_interval, Duration::from_secs(10));
         assert_eq!(settings.verify_interval, Duration::from_secs(1));
-        assert!(read(&[]).unwrap_err().to_string().contains("--slot NAME"));
+        assert!(read(&[]).unwrap().required_slot().unwrap_err().to_string().contains("--slot NAME"));
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Settings {
         let duration = |duration| ShownDuration(duration).to_string();
         let switch = |on| if on { "on" } else { "off" }.to_owned();
         vec![
-            entry("slot", Restart, self.slot.to_string()),
+            entry("slot", Restart, self.slot.as_ref().map(ToString::to_string).unwrap_or_default()),
             entry("publication", Restart, list(&self.publications)),
             entry("subscription", Restart, self.subscription.clone().unwrap_or_default()),
             entry("schema", Restart, list(&self.schemas)),

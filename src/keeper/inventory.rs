@@ -38,7 +38,7 @@ impl Keeper {
         let mut changed = !self.catalog_told;
         self.catalog_told = true;
         for sequence in &found.sequences {
-            let excluded = is_excluded(&settings, &sequence.name);
+            let excluded = settings.excludes(&sequence.name);
             let slot = match self.by_oid.get(&sequence.oid) {
                 Some(slot) => {
                     if let Some(known) = self.managed.get_mut(*slot as usize) {
@@ -150,13 +150,6 @@ impl Keeper {
         }
         tracking
     }
-}
-
-fn is_excluded(settings: &Settings, name: &QualifiedName) -> bool {
-    let wanted = settings.schemas.is_empty() || settings.schemas.iter().any(|p| p.matches(&name.schema));
-    !wanted
-        || settings.exclude_schemas.iter().any(|pattern| pattern.matches(&name.schema))
-        || settings.exclude_sequences.iter().any(|pattern| pattern.matches(name))
 }
 
 /// Whether anything changed that the stream or the poller must know.

@@ -3,17 +3,19 @@
 //! In: sequences of the subscriber. Out: what the publisher's say of them, and the furthest ids in its tables.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use tokio_postgres::{Client, Error};
 
-use crate::catalog::coverage::Published;
-use crate::catalog::{Catalog, Readable, Sequence};
+use super::publication::{self, Publications};
+use crate::catalog::coverage::{Coverage, Published, coverage};
+use crate::catalog::{self, Catalog, Readable, Sequence};
 use crate::pgoutput::IdFormat;
 use crate::plan::State;
 use crate::readings::{Reader, Reading};
-use crate::sql::Connection;
+use crate::sql::{self, Connection, SqlError};
 use crate::tables::{self, Question};
-use crate::types::{Oid, QualifiedName};
+use crate::types::{Lsn, Oid, QualifiedName};
 
 /// What is known of one subscriber sequence from the publisher's side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,27 +37,45 @@ pub struct PublisherValue {
 /// The furthest ids of one sequence in one table: within the limit, and past it.
 pub type InTable = (Oid, Option<i64>, Option<i64>);
 
+/// Publisher table name → subscriber table name, where they differ.
+pub type Renames = HashMap<QualifiedName, QualifiedName>;
+
+/// What a comparison of both sides found.
+#[derive(Debug)]
+pub struct Compared {
+    pub publications: Publications,
+    /// By the subscriber's OIDs.
+    pub coverage: HashMap<Oid, Coverage>,
+}
+
+/// How long the publisher may take for one answer.
+pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// One connection's knowledge.
-pub(super) struct Look {
-    pub(super) client: Client,
-    pub(super) version: u32,
+pub(crate) struct Look {
+    pub(crate) client: Client,
+    pub(crate) version: u32,
     reader: Reader,
-    pub(super) publisher: Catalog,
+    pub(crate) publisher: Catalog,
     /// By the subscriber's table names; unknown until it could be read for the first time.
-    pub(super) published: Option<HashMap<QualifiedName, Published>>,
+    pub(crate) published: Option<HashMap<QualifiedName, Published>>,
     /// Something could not be read because a table was locked: look again soon.
-    pub(super) incomplete: bool,
+    pub(crate) incomplete: bool,
     /// For each subscriber sequence, the publisher's: by name first, then those behind the same columns.
-    pub(super) counterparts: HashMap<Oid, Vec<usize>>,
-    pub(super) blind: HashSet<Oid>,
+    pub(crate) counterparts: HashMap<Oid, Vec<usize>>,
+    pub(crate) blind: HashSet<Oid>,
     /// UPDATEs of their ids are not in the stream, and nobody but us can look for them.
-    pub(super) updated: HashSet<Oid>,
+    pub(crate) updated: HashSet<Oid>,
 }
 
 impl Look {
     /// Nothing is known yet.
-    pub(super) fn new(connection: Connection, reader: Reader) -> Self {
-        Look {
+    ///
+    /// # Errors
+    /// The server's or the connection's error.
+    pub(crate) async fn new(connection: Connection) -> Result<Self, SqlError> {
+        let reader = sql::within(LOOK_TIMEOUT, Reader::prepare(&connection.client)).await?;
+        Ok(Look {
             version: connection.version,
             client: connection.client,
             reader,
@@ -65,10 +85,58 @@ impl Look {
             counterparts: HashMap::new(),
             blind: HashSet::new(),
             updated: HashSet::new(),
-        }
+        })
     }
 
-    pub(super) async fn values(&self, sequences: &[&Sequence]) -> Result<Vec<(Oid, PublisherValue)>, Error> {
+    /// Reads the publisher's catalog and what `publications` publish, and finds the counterparts of the sequences of
+    /// `subscriber` and how each is covered. What cannot be read because a table is locked stays as it was known before.
+    pub(crate) async fn compare(
+        &mut self,
+        subscriber: &Catalog,
+        publications: &[String],
+        renames: &Renames,
+    ) -> Result<Compared, SqlError> {
+        let mut publisher = sql::within(LOOK_TIMEOUT, catalog::load(&self.client)).await?;
+        self.incomplete = publisher.remember(&self.publisher);
+        self.publisher = publisher;
+        let publications = sql::within(LOOK_TIMEOUT, publication::load(&self.client, publications)).await?;
+        let tables = publication::tables(&self.client, self.version, &publications);
+        let tables = sql::within(LOOK_TIMEOUT, tables).await?;
+        let renamed = |name: &QualifiedName| renames.get(name).unwrap_or(name).clone();
+        match tables {
+            Some(tables) => {
+                self.published = Some(tables.into_iter().map(|(name, p)| (renamed(&name), p)).collect());
+            }
+            None => self.incomplete = true,
+        }
+        self.counterparts = counterparts(subscriber, &self.publisher, renamed);
+        self.updated.clear();
+        let mut found: HashMap<Oid, Coverage> = HashMap::new();
+        for sequence in &subscriber.sequences {
+            let mut coverage = coverage(sequence, self.published.as_ref());
+            if let Coverage::Covered { but } = &mut coverage
+                && !but.is_empty()
+                && self.reads_every_table(sequence, renamed)
+            {
+                but.clear();
+                self.updated.insert(sequence.oid);
+            }
+            found.insert(sequence.oid, coverage);
+        }
+        let is_blind = |coverage: &Coverage| matches!(coverage, Coverage::Blind(_));
+        self.blind = found.iter().filter(|(_, c)| is_blind(c)).map(|(oid, _)| *oid).collect();
+        Ok(Compared { publications, coverage: found })
+    }
+
+    /// A position that everything read afterwards is not older than.
+    pub(crate) async fn current_lsn(&self) -> Result<Lsn, Error> {
+        // A standby that has replayed nothing yet has no position.
+        let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
+                               ELSE pg_current_wal_insert_lsn() END";
+        self.client.query_one(sql, &[]).await?.try_get(0)
+    }
+
+    pub(crate) async fn values(&self, sequences: &[&Sequence]) -> Result<Vec<(Oid, PublisherValue)>, Error> {
         let indexes: BTreeSet<usize> =
             sequences.iter().filter_map(|s| self.counterparts.get(&s.oid)).flatten().copied().collect();
         let indexes: Vec<usize> = indexes.into_iter().collect();
@@ -127,7 +195,7 @@ impl Look {
     }
 
     /// Whether the furthest id of each column behind `sequence` can be read here.
-    pub(super) fn reads_every_table(
+    pub(crate) fn reads_every_table(
         &self,
         sequence: &Sequence,
         renamed: impl Fn(&QualifiedName) -> QualifiedName,
@@ -144,7 +212,7 @@ impl Look {
 
     /// The furthest ids in the publisher's tables behind the columns of `sequences`, and those of which not every table
     /// could be read.
-    pub(super) async fn tables(
+    pub(crate) async fn tables(
         &self,
         sequences: &[&Sequence],
         limits: &HashMap<Oid, i64>,
@@ -179,7 +247,7 @@ impl Look {
 }
 
 /// The publisher's sequences behind each of the subscriber's: the namesake first, then those of the same columns.
-pub(super) fn counterparts(
+fn counterparts(
     subscriber: &Catalog,
     publisher: &Catalog,
     renamed: impl Fn(&QualifiedName) -> QualifiedName,

@@ -13,21 +13,20 @@ use tokio_postgres::{Client, Error};
 use tracing::{debug, info, warn};
 
 use super::follow::{Doing, SlotState};
-use super::look::{InTable, Look, PublisherValue, counterparts};
+use super::look::{Compared, InTable, Look, PublisherValue, Renames};
 use super::pace::{Due, Pace};
 use super::publication;
 use super::requests::{Asked, Requests};
 use super::stream::Progress;
 use crate::backoff::Backoff;
-use crate::catalog::coverage::{Coverage, coverage};
-use crate::catalog::{self, Catalog, Sequence};
+use crate::catalog::coverage::Coverage;
+use crate::catalog::{Catalog, Sequence};
 use crate::conninfo::Conninfo;
 use crate::plan::outlier;
-use crate::readings::Reader;
 use crate::sql::{self, SqlError};
 use crate::subscriber::subscription::Subscription;
 use crate::told::Told;
-use crate::types::{Lsn, Oid, QualifiedName};
+use crate::types::{Lsn, Oid};
 
 /// How often to look whether the subscription has applied what is waited for.
 const APPLIED_LOOK: Duration = Duration::from_secs(1);
@@ -68,8 +67,7 @@ pub struct Poller {
     pub publications: Vec<String>,
     /// The subscriptions through which the subscriber's database gets its rows.
     pub subscriptions: watch::Receiver<Vec<Subscription>>,
-    /// Publisher table name → subscriber table name, where they differ.
-    pub renames: HashMap<QualifiedName, QualifiedName>,
+    pub renames: Renames,
     pub poll_interval: watch::Receiver<Duration>,
     pub subscriber: watch::Receiver<Arc<Catalog>>,
     pub requests: Arc<Requests>,
@@ -120,9 +118,8 @@ impl Poller {
 
     async fn connected(&mut self, backoff: &mut Backoff, told: &mut Told) -> Result<Ended, SqlError> {
         let connection = sql::connect(&self.conninfo, "publisher").await?;
-        let reader = sql::within(POLL_TIMEOUT, Reader::prepare(&connection.client)).await?;
         let mut catalog = self.subscriber.borrow_and_update().clone();
-        let mut look = Look::new(connection, reader);
+        let mut look = Look::new(connection).await?;
         self.requests.answer_all();
         self.compare(&mut look, &catalog).await?;
         let mut wanted = Some(Wanted::Everything);
@@ -138,7 +135,7 @@ impl Poller {
                     seen_up_to = tag;
                 }
                 if *wanted == Wanted::Everything {
-                    looked_at = Some(sql::within(POLL_TIMEOUT, current_lsn(&look.client)).await?);
+                    looked_at = Some(sql::within(POLL_TIMEOUT, look.current_lsn()).await?);
                 }
             }
             backoff.succeeded();
@@ -243,45 +240,16 @@ impl Poller {
         Vec::new()
     }
 
-    /// Reads the publisher's catalog and publications, and finds each sequence's counterparts and coverage. What cannot
-    /// be read because a table is locked stays as it was known before.
+    /// Compares both sides anew, and reports what was found.
     async fn compare(&self, look: &mut Look, subscriber: &Catalog) -> Result<(), SqlError> {
-        let mut publisher = sql::within(POLL_TIMEOUT, catalog::load(&look.client)).await?;
-        look.incomplete = publisher.remember(&look.publisher);
-        look.publisher = publisher;
-        let publications =
-            sql::within(POLL_TIMEOUT, publication::load(&look.client, &self.publications)).await?;
-        let tables = publication::tables(&look.client, look.version, &publications);
-        let tables = sql::within(POLL_TIMEOUT, tables).await?;
-        let renamed = |name: &QualifiedName| self.renames.get(name).unwrap_or(name).clone();
-        match tables {
-            Some(tables) => {
-                look.published = Some(tables.into_iter().map(|(name, p)| (renamed(&name), p)).collect());
-            }
-            None => look.incomplete = true,
-        }
+        let compared = look.compare(subscriber, &self.publications, &self.renames).await?;
         if look.incomplete {
             debug!("a table is locked on the publisher: what could not be read of it is read again soon");
         }
-        look.counterparts = counterparts(subscriber, &look.publisher, renamed);
-        look.updated.clear();
-        let mut found: HashMap<Oid, Coverage> = HashMap::new();
-        for sequence in &subscriber.sequences {
-            let mut coverage = coverage(sequence, look.published.as_ref());
-            if let Coverage::Covered { but } = &mut coverage
-                && !but.is_empty()
-                && look.reads_every_table(sequence, renamed)
-            {
-                but.clear();
-                look.updated.insert(sequence.oid);
-            }
-            found.insert(sequence.oid, coverage);
-        }
-        let is_blind = |coverage: &Coverage| matches!(coverage, Coverage::Blind(_));
-        look.blind = found.iter().filter(|(_, c)| is_blind(c)).map(|(oid, _)| *oid).collect();
+        let Compared { publications, coverage } = compared;
         let _ = self.reports.send(Report::MissingPublications(publications.missing)).await;
         let truncates = publications.truncates && self.subscriptions_truncate(&look.client).await?;
-        let report = Report::Coverage { coverage: found, truncates };
+        let report = Report::Coverage { coverage, truncates };
         let _ = self.reports.send(report).await;
         Ok(())
     }
@@ -319,7 +287,7 @@ impl Poller {
                 _ => true,
             })
             .collect();
-        let tag = current_lsn(&look.client).await?;
+        let tag = look.current_lsn().await?;
         let begun = Instant::now();
         let values = look.values(&sequences).await?;
         if wanted.is_all() {
@@ -400,12 +368,4 @@ fn tell_how(polls_without_stream: &mut u32, flows: bool, pace: &Pace) {
              between two polls"
         );
     }
-}
-
-/// A position that everything read afterwards is not older than.
-async fn current_lsn(client: &Client) -> Result<Lsn, Error> {
-    // A standby that has replayed nothing yet has no position.
-    let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
-                           ELSE pg_current_wal_insert_lsn() END";
-    client.query_one(sql, &[]).await?.try_get(0)
 }

@@ -26,7 +26,10 @@ fn run_is_the_default_verb() {
     assert_eq!(short, settings("seqshadow run --slot orders --lead 5 --no-create-slot", &[]));
     assert_eq!(short.lead, Lead::Steps(5));
     assert!(!short.create_slot);
-    assert_eq!(settings("seqshadow", &[("SEQSHADOW_SLOT", "orders")]).slot.as_str(), "orders");
+    assert_eq!(
+        settings("seqshadow", &[("SEQSHADOW_SLOT", "orders")]).required_slot().unwrap().as_str(),
+        "orders"
+    );
 }
 
 #[test]
