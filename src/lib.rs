@@ -37,6 +37,7 @@ pub mod handover;
 pub mod keeper;
 pub mod logging;
 pub mod observe;
+pub mod ops;
 pub mod pgoutput;
 pub mod plan;
 pub mod publisher;

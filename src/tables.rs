@@ -11,10 +11,11 @@ use rand::seq::SliceRandom;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
-use crate::catalog::Consumer;
+use crate::catalog::{Consumer, Readable};
+use crate::pgoutput::IdFormat;
 use crate::readings::{Trouble, trouble};
 use crate::sql::STATEMENT_TIMEOUT;
-use crate::types::quote_identifier;
+use crate::types::{quote_identifier, quote_literal};
 
 /// The ways in which tables are asked, one after the other: how many in one statement, and how long it may take. What
 /// one way does not answer is left to the next: first all that are quick alone, then the slow ones.
@@ -144,4 +145,61 @@ fn statement(batch: &[Question<'_>]) -> String {
         let _ = write!(sql, "{union}SELECT {key}::int8, {}, {}", part(within), part(beyond));
     }
     sql
+}
+
+/// One column to look at row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    pub consumer: &'a Consumer,
+    pub descending: bool,
+    pub limit: i64,
+}
+
+/// The furthest ids in a column without an index, or inside text: within the limit, and past it. Takes as long as the
+/// table is large. The inner error is the server's refusal, in its words.
+///
+/// # Errors
+/// Only where the connection is lost.
+pub async fn scan(
+    client: &Client,
+    scan: Scan<'_>,
+) -> Result<Result<(Option<i64>, Option<i64>), String>, Error> {
+    let Scan { consumer, descending, limit } = scan;
+    let (table, column) = (&consumer.table, quote_identifier(&consumer.column));
+    let ids = match &consumer.readable {
+        Readable::Yes(IdFormat::Affix { prefix, suffix }) => {
+            let (prefix, suffix) = (String::from_utf8_lossy(prefix), String::from_utf8_lossy(suffix));
+            let digits = format!(
+                "substr({column}, {} + 1, length({column}) - {})",
+                prefix.chars().count(),
+                prefix.chars().count() + suffix.chars().count()
+            );
+            format!(
+                "SELECT {digits}::numeric AS id FROM ONLY {table} WHERE left({column}, {p}) = {prefix} \
+                 AND right({column}, {s}) = {suffix} AND length({column}) > {p} + {s} \
+                 AND CASE WHEN length({column}) > {p} + {s} THEN {digits} ~ '^[0-9]{{1,30}}$' ELSE false END",
+                p = prefix.chars().count(),
+                s = suffix.chars().count(),
+                prefix = quote_literal(&prefix),
+                suffix = quote_literal(&suffix),
+            )
+        }
+        _ => format!("SELECT {column}::numeric AS id FROM ONLY {table}"),
+    };
+    let (furthest, within) = if descending { ("min", ">=") } else { ("max", "<=") };
+    let sql = format!(
+        "SELECT {furthest}(id) FILTER (WHERE id {within} {limit})::int8, \
+                {furthest}(id) FILTER (WHERE NOT id {within} {limit})::int8 \
+           FROM ({ids}) AS found WHERE id BETWEEN {} AND {}",
+        i64::MIN,
+        i64::MAX
+    );
+    client.batch_execute("SET statement_timeout = 0").await?;
+    let found = client.query_one(&sql, &[]).await;
+    limit_statements(client, STATEMENT_TIMEOUT).await?;
+    match found {
+        Ok(row) => Ok(Ok((row.try_get(0)?, row.try_get(1)?))),
+        Err(error) if trouble(&error).is_some() => Ok(Err(crate::sql::describe(&error))),
+        Err(error) => Err(error),
+    }
 }

@@ -7,7 +7,8 @@
 //! 2. [`zoo`] fills them with every kind of sequence we know; [`load`] draws ids and keeps a [`journal`] of each.
 //! 3. [`sidecar`] sets the program under test beside a pair; [`shadow`] is its process. [`rig`] is the smallest setting
 //!    of all: one table, one sequence.
-//! 4. [`sql`] waits, [`sequence`] asks one sequence where it is; [`watcher`] and [`oracle`] judge what became of all.
+//! 4. [`stage`] is a pair with tables of a test's own, [`verb`] runs one verb of the program and reads what it prints.
+//! 5. [`sql`] waits, [`sequence`] asks one sequence where it is; [`watcher`] and [`oracle`] judge what became of all.
 //!
 //! [`fake_publisher`], [`fault_proxy`] and [`split`] stand in for servers and networks that misbehave.
 //! [`mod@capture`]s are streams of real publishers, [`encode`] makes others, [`record`] collects what a sink is told.
@@ -30,5 +31,7 @@ pub mod shadow;
 pub mod sidecar;
 pub mod split;
 pub mod sql;
+pub mod stage;
+pub mod verb;
 pub mod watcher;
 pub mod zoo;

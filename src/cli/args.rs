@@ -11,6 +11,10 @@ use clap::{Args, Parser, Subcommand};
 
 pub use common::{LogArgs, SidesArgs, TargetArgs, VerbArgs};
 
+use super::check::CheckArgs;
+use super::plan::PlanArgs;
+use super::sync::SyncArgs;
+use super::verify::VerifyArgs;
 use crate::config::{ConfigError, Environment, Layer, Loaded, load};
 use crate::exit::ExitCode;
 
@@ -34,6 +38,42 @@ Both servers listen on 127.0.0.1 only, and are removed in the end, however the d
 Exit status: 0 everything happened as promised, 1 it did not, 2 usage (--pg-bindir without a server), 3 there is no \
 PostgreSQL here and none could be fetched, 128 + n ended by signal n (Ctrl-C: 130).";
 
+const CHECK_AFTER_HELP: &str = "\
+Examples:
+  seqshadow check --slot orders --publisher 'host=old dbname=app'
+  seqshadow check --slot orders --ack large-objects      # known, and taken care of
+  seqshadow check --list
+
+Exit status: 0 nothing stands against going on, 1 something does (named, with what mends it), 2 usage or \
+configuration, 3 a server could not be reached.";
+
+const PLAN_AFTER_HELP: &str = "\
+Examples:
+  seqshadow plan --publisher 'host=old dbname=app' > plan.sql
+  psql -X -v ON_ERROR_STOP=1 -d app -f plan.sql      # on the subscriber
+
+Exit status: 0 done, 1 a sequence cannot be brought up (named in the script), 2 usage or configuration, 3 a server \
+could not be reached.";
+
+const SYNC_AFTER_HELP: &str = "\
+What ALTER SUBSCRIPTION … REFRESH SEQUENCES does in PostgreSQL 19, from any publisher, and never backwards.
+
+Examples:
+  seqshadow sync --dry-run --publisher 'host=old dbname=app'
+  seqshadow sync --publisher 'host=old dbname=app' --lead 1000
+
+Exit status: 0 every sequence is where it should be, 1 some are not (named), 2 usage or configuration, 3 a server could \
+not be reached.";
+
+const VERIFY_AFTER_HELP: &str = "\
+Compares with the publisher's sequences, and with what lies in the columns on both sides, through indexes.
+
+Examples:
+  seqshadow verify --publisher 'host=old dbname=app' && echo ready
+  seqshadow verify --all --json | jq '.sequences[] | select(.margin < 100)'
+
+Exit status: 0 proven for every sequence, 1 not (named), 2 usage or configuration, 3 a server could not be reached.";
+
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
 #[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
@@ -51,6 +91,18 @@ pub enum Verb {
     /// Follow a publisher until told to stop (the default)
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunArgs>),
+    /// Find what could spoil the replication, the sequences or the cutover
+    #[command(visible_aliases = ["preflight", "doctor"], after_help = CHECK_AFTER_HELP)]
+    Check(CheckArgs),
+    /// Print the SQL script that would bring the subscriber's sequences up now
+    #[command(after_help = PLAN_AFTER_HELP)]
+    Plan(PlanArgs),
+    /// Bring every sequence of the subscriber up once, and never back
+    #[command(after_help = SYNC_AFTER_HELP)]
+    Sync(SyncArgs),
+    /// Prove that each sequence's next value is past every id, without using one up
+    #[command(after_help = VERIFY_AFTER_HELP)]
+    Verify(VerifyArgs),
     /// Show it at work on two throw-away servers on this machine
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),

@@ -1,5 +1,12 @@
-//! The command line: [`args`] says what can be typed, each verb has a file.
+//! The command line: [`args`] says what can be typed, each verb has a file. [`verb`] is what those that print a result
+//! have in common, [`show`] how a result looks.
 
 pub mod args;
+pub mod check;
 pub mod demo;
+pub mod plan;
 pub mod run;
+pub mod show;
+pub mod sync;
+pub mod verb;
+pub mod verify;

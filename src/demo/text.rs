@@ -125,6 +125,18 @@ pub fn wrap(text: &str, indent: usize) -> Vec<String> {
     lines
 }
 
+/// `text` in lines that keep to the margins, all but the first indented.
+#[must_use]
+pub fn hang(text: &str, indent: usize) -> String {
+    let lines = wrap(text, indent);
+    let mut out = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        out.push_str(if index == 0 { line.trim_start() } else { line });
+        out.push('\n');
+    }
+    out
+}
+
 /// `-12,345`.
 #[must_use]
 pub fn number(value: i64) -> String {

@@ -30,6 +30,8 @@ pub struct PublisherValue {
     pub mismatch: Option<String>,
     /// Why there is no state.
     pub unread: Option<String>,
+    /// There is no such sequence on the publisher.
+    pub absent: bool,
     /// There is no state because our role lacks a right.
     pub denied: bool,
 }
@@ -55,6 +57,8 @@ pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) struct Look {
     pub(crate) client: Client,
     pub(crate) version: u32,
+    /// Which server answers, for messages.
+    pub(crate) peer: String,
     reader: Reader,
     pub(crate) publisher: Catalog,
     /// By the subscriber's table names; unknown until it could be read for the first time.
@@ -77,6 +81,7 @@ impl Look {
         let reader = sql::within(LOOK_TIMEOUT, Reader::prepare(&connection.client)).await?;
         Ok(Look {
             version: connection.version,
+            peer: connection.peer,
             client: connection.client,
             reader,
             publisher: Catalog::default(),
@@ -158,6 +163,7 @@ impl Look {
     ) -> PublisherValue {
         let mut value = PublisherValue::default();
         let Some(first) = found.first().and_then(|&i| self.publisher.sequences.get(i)) else {
+            value.absent = true;
             value.unread = Some("there is no such sequence on the publisher".to_owned());
             return value;
         };

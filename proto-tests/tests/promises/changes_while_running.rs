@@ -1,11 +1,11 @@
 //! The promise: what changes on the servers while seqshadow runs is found by it, without a restart: new tables and
 //! sequences, dropped and renamed ones, other defaults.
 
-use crate::stage::Stage;
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::shadow::Shadow;
 use proto_tests::sidecar::start;
 use proto_tests::sql::{PATIENCE, Probe, wait_until};
+use proto_tests::stage::Stage;
 
 /// `ddl` on both sides, replicated, with seqshadow beside it. Its role may see what is made later.
 async fn running(ddl: &str) -> (Stage, Shadow) {

@@ -3,11 +3,11 @@
 //!
 //! Where a mark can only come from the subscriber's own tables, our role has no right to read the publisher's.
 
-use crate::stage::Stage;
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sequence::past;
 use proto_tests::sidecar::{SLOT, command, start};
 use proto_tests::sql::{PATIENCE, wait_until};
+use proto_tests::stage::Stage;
 use std::time::Duration;
 
 /// The common table.

@@ -40,7 +40,6 @@ mod silent_publisher;
 mod slot_creation_waits;
 mod slots_that_are_not_ours;
 mod slow_tables;
-mod stage;
 mod standby_publisher;
 mod truncate;
 mod unreadable_values;

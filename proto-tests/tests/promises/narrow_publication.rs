@@ -1,11 +1,11 @@
 //! Our publication is another than the subscription's, as the cheap one of inserts and truncates is. Tries to break: what
 //! only one of the two publishes is taken for what both do, and what neither shows for covered.
 
-use crate::stage::Stage;
 use anyhow::Result;
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sidecar::start;
 use proto_tests::sql::PATIENCE;
+use proto_tests::stage::Stage;
 use std::time::Duration;
 
 const ORDERS: &str = "CREATE TABLE orders (id serial PRIMARY KEY, note text)";

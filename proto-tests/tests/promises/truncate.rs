@@ -1,12 +1,12 @@
 //! The subscriber's sequences go back by themselves: native apply of `TRUNCATE … RESTART IDENTITY`, a `setval` by hand,
 //! a restore. Each is healed and counted, and after a truncate marks begin anew.
 
-use crate::stage::Stage;
 use proto_tests::pair::PairOptions;
 use proto_tests::sequence::{next_value, state, wait_for_value};
 use proto_tests::shadow::Shadow;
 use proto_tests::sidecar::{SLOT, start};
 use proto_tests::sql::PATIENCE;
+use proto_tests::stage::Stage;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 

@@ -46,6 +46,12 @@ pub struct SidesArgs {
 }
 
 impl SidesArgs {
+    /// The file named on the command line.
+    #[must_use]
+    pub fn config(&self) -> Option<&std::path::Path> {
+        self.config.as_deref()
+    }
+
     pub(super) fn add_to(&self, layer: &mut Layer) {
         let one = [
             ("slot", &self.slot),

@@ -426,6 +426,11 @@ impl Managed {
         Some(id)
     }
 
+    /// The ids that are set aside, in their order.
+    pub fn set_aside(&self) -> impl Iterator<Item = i64> {
+        self.set_aside.iter().copied()
+    }
+
     /// How many ids were set aside until now.
     #[must_use]
     pub fn times_set_aside(&self) -> u64 {

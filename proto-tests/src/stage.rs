@@ -1,11 +1,12 @@
 //! A pair with a table or two of a test's own, and a superuser's connection to each side.
 
+use crate::pair::{Pair, PairOptions};
+use crate::sequence::{next_value, wait_past};
 use anyhow::Result;
-use proto_tests::pair::{Pair, PairOptions};
-use proto_tests::sequence::{next_value, wait_past};
 use tokio_postgres::Client;
 
 /// Servers to play on. Its calls fail the test when a server refuses.
+#[derive(Debug)]
 pub struct Stage {
     pub pair: Pair,
     pub publisher: Client,

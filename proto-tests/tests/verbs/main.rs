@@ -1,0 +1,5 @@
+//! The operator's verbs, against real servers.
+
+mod check;
+mod plan_and_sync;
+mod verify;

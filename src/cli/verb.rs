@@ -1,0 +1,76 @@
+//! What every verb that prints a result has in common: settings, log, runtime, output, exit status.
+
+use std::io::Write as _;
+use std::process::ExitCode as ProcessExit;
+
+use serde::Serialize;
+
+use super::args::VerbArgs;
+use crate::config::{Environment as ConfigEnvironment, Settings, load};
+use crate::conninfo::Environment;
+use crate::exit::ExitCode;
+use crate::logging;
+use crate::ops::OpsError;
+
+/// Without a flag only what is wrong is logged: the result is what was asked for.
+const LOG_LEVEL: &str = "warn";
+
+/// Reads the settings, runs `work`, and says on standard error what went wrong.
+pub fn run<W, F>(args: &VerbArgs, work: W) -> ProcessExit
+where
+    W: FnOnce(Settings, Environment) -> F,
+    F: Future<Output = Result<ExitCode, OpsError>>,
+{
+    let loaded = load(&args.layer(), args.sides.config(), &ConfigEnvironment::of_process());
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error, ExitCode::Usage),
+    };
+    let level = args.log.level().unwrap_or(LOG_LEVEL);
+    if let Err(error) = logging::init(loaded.settings.log_format, level) {
+        return fail(&error, ExitCode::Usage);
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, ExitCode::NotReady),
+    };
+    let code = match runtime.block_on(work(loaded.settings, Environment::from_process())) {
+        Ok(code) => code.into(),
+        Err(error) => fail(&error, error.exit_code()),
+    };
+    // A name lookup or a file system that hangs must not keep us.
+    runtime.shutdown_background();
+    code
+}
+
+fn fail(error: &dyn std::fmt::Display, code: ExitCode) -> ProcessExit {
+    eprintln!("seqshadow: {error}");
+    code.into()
+}
+
+/// Prints a result. A reader that has gone (`| head`) is no failure.
+///
+/// # Errors
+/// When it cannot be written, to a full disk for one.
+pub fn print(text: &str) -> Result<(), OpsError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(OpsError::Io { what: "standard output".to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a result as JSON.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(result: &impl Serialize) -> Result<(), OpsError> {
+    let text = serde_json::to_string_pretty(result)
+        .map_err(|error| OpsError::Io { what: "the result as JSON".to_owned(), source: error.into() })?;
+    print(&format!("{text}\n"))
+}

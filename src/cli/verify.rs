@@ -1,0 +1,94 @@
+//! `seqshadow verify`. See [`crate::ops::verify`].
+
+use std::process::ExitCode as ProcessExit;
+
+use clap::Args;
+
+use super::args::VerbArgs;
+use super::show::{Align, Listing, count, maybe};
+use super::verb;
+use crate::exit::ExitCode;
+use crate::ops::survey::{Depth, Surveyor};
+use crate::ops::verify::{Proof, Verification};
+use crate::sides::{Needs, Sides};
+
+/// Flags of `verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// Scan the columns that have no index, and ids inside text, however long it takes
+    #[arg(long)]
+    full: bool,
+    /// Show every sequence, not only those that are not proven
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    common: VerbArgs,
+}
+
+/// Exit 0 when everything is proven, 1 with a list otherwise.
+#[must_use]
+pub fn run(args: &VerifyArgs) -> ProcessExit {
+    verb::run(&args.common, async |settings, environment| {
+        let sides = Sides::find(&settings, &environment, Needs::ADDRESSES).await?;
+        let mut surveyor = Surveyor::open(&sides, &settings).await?;
+        let depth = if args.full { Depth::Scan } else { Depth::Indexes };
+        let survey = surveyor.survey(depth).await?;
+        let verification = Verification::of(&survey);
+        if args.common.json {
+            verb::print_json(&verification)?;
+        } else {
+            verb::print(&text(&verification, args.all))?;
+        }
+        Ok(if verification.proven { ExitCode::Success } else { ExitCode::NotReady })
+    })
+}
+
+fn text(verification: &Verification, all: bool) -> String {
+    let mut listing = Listing::new(&[
+        ("sequence", Align::Left),
+        ("furthest id", Align::Right),
+        ("next value", Align::Right),
+        ("margin", Align::Right),
+        ("verdict", Align::Left),
+    ]);
+    let is_open = |proof: &&Proof| matches!(proof.verdict, "behind" | "unproven");
+    for proof in verification.sequences.iter().filter(|proof| all || is_open(proof)) {
+        let margin = proof.margin.and_then(|margin| i64::try_from(margin).ok());
+        listing.row([
+            proof.sequence.clone(),
+            maybe(proof.furthest_id),
+            maybe(proof.next_value),
+            maybe(margin),
+            proof.verdict.to_owned(),
+        ]);
+    }
+    let mut out = if listing.is_empty() { String::new() } else { listing.render() + "\n" };
+    for proof in verification.sequences.iter().filter(is_open) {
+        let reason = proof.reason.clone().unwrap_or_default();
+        out += &crate::demo::text::hang(&format!("{}: {reason}", proof.sequence), 2);
+    }
+    for proof in verification.sequences.iter().filter(|proof| !proof.set_aside.is_empty()) {
+        let ids: Vec<String> = proof.set_aside.iter().map(ToString::to_string).collect();
+        let ids = ids.join(", ");
+        out += &crate::demo::text::hang(
+            &format!("{}: set aside, and so not part of the proof: {ids}", proof.sequence),
+            2,
+        );
+    }
+    let with = |verdict| verification.sequences.iter().filter(|p| p.verdict == verdict).count();
+    let (past, behind, unproven, excluded) =
+        (with("past"), with("behind"), with("unproven"), with("excluded"));
+    let excluded = if excluded > 0 { format!(", {excluded} excluded") } else { String::new() };
+    out + &if verification.proven {
+        format!(
+            "{} proven: every next value is past every id up to {}{excluded}\n",
+            count(past, "sequence"),
+            verification.publisher_lsn
+        )
+    } else {
+        format!(
+            "NOT proven: {behind} behind, {unproven} unproven; {past} past, up to {}{excluded}\n",
+            verification.publisher_lsn
+        )
+    }
+}

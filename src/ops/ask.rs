@@ -1,0 +1,56 @@
+//! Questions to one of the two servers, with errors that name it.
+
+use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::{Client, Row};
+
+use crate::publisher::look::LOOK_TIMEOUT;
+use crate::sides::SidesError;
+use crate::sql;
+
+/// Which server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Publisher,
+    Subscriber,
+}
+
+impl Side {
+    /// The error of this side.
+    pub(crate) fn error(self, source: impl Into<sql::SqlError>) -> SidesError {
+        match self {
+            Side::Publisher => SidesError::on_publisher(source),
+            Side::Subscriber => SidesError::on_subscriber(source),
+        }
+    }
+
+    /// Asks for rows, and waits no longer than for a look.
+    pub(crate) async fn rows(
+        self,
+        client: &Client,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, SidesError> {
+        sql::within(LOOK_TIMEOUT, client.query(sql, parameters)).await.map_err(|error| self.error(error))
+    }
+
+    /// Asks for the one value of the one row.
+    pub(crate) async fn value<T: for<'a> FromSql<'a>>(
+        self,
+        client: &Client,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<T, SidesError> {
+        let asked = sql::within(LOOK_TIMEOUT, client.query_one(sql, parameters)).await;
+        self.get(&asked.map_err(|error| self.error(error))?, 0)
+    }
+
+    /// Runs statements without parameters.
+    pub(crate) async fn run(self, client: &Client, sql: &str) -> Result<(), SidesError> {
+        sql::within(LOOK_TIMEOUT, client.batch_execute(sql)).await.map_err(|error| self.error(error))
+    }
+
+    /// A column of a row.
+    pub(crate) fn get<T: for<'a> FromSql<'a>>(self, row: &Row, index: usize) -> Result<T, SidesError> {
+        row.try_get(index).map_err(|error| self.error(error))
+    }
+}

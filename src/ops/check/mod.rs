@@ -1,0 +1,164 @@
+//! `seqshadow check`: everything that could spoil the replication, the sequences or the cutover, found before it does.
+//!
+//! In: both servers. Out: [`Finding`]s, each with a stable code, the object it is about, and what mends it. One file per
+//! topic; each holds its [`Code`]s, which are what `--list` and the manual show. It changes nothing.
+
+mod contents;
+mod sequences;
+mod server;
+
+use serde::Serialize;
+
+use super::survey::{Depth, Survey, Surveyor};
+use crate::config::Settings;
+use crate::conninfo::Environment;
+use crate::sides::{Needs, Sides, SidesError};
+use crate::sql::Connection;
+
+/// The name and version of the JSON that is printed.
+pub const SCHEMA: &str = "seqshadow.check/1";
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It cannot work, or would lose something: nothing but mending it helps.
+    Blocker,
+    /// It can spoil a cutover: mend it, or acknowledge it with `--ack`.
+    Warning,
+    /// Good to know.
+    Notice,
+}
+
+/// A kind of finding. The code never changes its meaning: scripts acknowledge by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Code {
+    /// Lower case words joined by `-`.
+    pub code: &'static str,
+    pub severity: Severity,
+    /// What it means and why it matters, in one or two sentences.
+    pub meaning: &'static str,
+}
+
+/// One thing found. Serialized as it is printed with `--json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub code: &'static str,
+    pub severity: Severity,
+    /// `publisher` or `subscriber`; nothing where both are meant.
+    pub side: Option<&'static str>,
+    /// What it is about: a table, a role, a setting.
+    pub object: String,
+    /// What was found, with what was expected.
+    pub message: String,
+    /// The SQL, or the setting, that mends it; ready to paste.
+    pub mend: Option<String>,
+    /// `--ack` named the code.
+    pub acknowledged: bool,
+}
+
+impl Finding {
+    /// On the publisher.
+    #[must_use]
+    pub fn on_publisher(code: &Code, object: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding { side: Some("publisher"), ..Finding::new(code, object, message) }
+    }
+
+    /// On the subscriber.
+    #[must_use]
+    pub fn on_subscriber(code: &Code, object: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding { side: Some("subscriber"), ..Finding::new(code, object, message) }
+    }
+
+    /// On neither alone.
+    #[must_use]
+    pub fn new(code: &Code, object: impl Into<String>, message: impl Into<String>) -> Self {
+        Finding {
+            code: code.code,
+            severity: code.severity,
+            side: None,
+            object: object.into(),
+            message: message.into(),
+            mend: None,
+            acknowledged: false,
+        }
+    }
+
+    /// With what mends it.
+    #[must_use]
+    pub fn mend(mut self, sql: impl Into<String>) -> Self {
+        self.mend = Some(sql.into());
+        self
+    }
+
+    /// Whether it stands against going on.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        match self.severity {
+            Severity::Blocker => true,
+            Severity::Warning => !self.acknowledged,
+            Severity::Notice => false,
+        }
+    }
+}
+
+/// What every topic may ask.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub settings: &'a Settings,
+    pub sides: &'a Sides,
+    pub publisher: Connection,
+    pub survey: Survey,
+}
+
+/// The whole answer. Serialized as it is printed with `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub schema: &'static str,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// As `server_version_num`.
+    pub publisher_version: u32,
+    pub subscriber_version: u32,
+    /// Nothing stands against going on.
+    pub ready: bool,
+    pub findings: Vec<Finding>,
+}
+
+/// All codes, by topic.
+#[must_use]
+pub fn codes() -> Vec<Code> {
+    [server::CODES, sequences::CODES, contents::CODES].concat()
+}
+
+/// Looks at everything. `acknowledged` are codes that a person has taken note of.
+///
+/// # Errors
+/// Where a server cannot be reached, or its connection is lost.
+pub async fn check(
+    settings: &Settings,
+    environment: &Environment,
+    acknowledged: &[String],
+) -> Result<Report, SidesError> {
+    let sides = Sides::find(settings, environment, Needs::ADDRESSES).await?;
+    let publisher = sides.publisher().await?;
+    let survey = Surveyor::open(&sides, settings).await?.survey(Depth::Indexes).await?;
+    let context = Context { settings, sides: &sides, publisher, survey };
+    let mut findings = Vec::new();
+    findings.extend(server::findings(&context).await?);
+    findings.extend(sequences::findings(&context));
+    findings.extend(contents::findings(&context).await?);
+    for finding in &mut findings {
+        finding.acknowledged = acknowledged.iter().any(|code| code == finding.code);
+    }
+    // The worst first; within a severity by topic.
+    findings.sort_by_key(|finding| finding.severity);
+    Ok(Report {
+        schema: SCHEMA,
+        at: super::now(),
+        publisher_version: context.publisher.version,
+        subscriber_version: sides.subscriber.version,
+        ready: !findings.iter().any(Finding::blocks),
+        findings,
+    })
+}

@@ -1,0 +1,159 @@
+//! `seqshadow plan`: what would bring the subscriber's sequences up now, as an SQL script for change control.
+//!
+//! In: a [`Survey`]. Out: a [`Plan`]: one guarded `setval` for each sequence that is short of its target, and why.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::survey::{Survey, Surveyed};
+use crate::keeper::{Managed, Todo};
+use crate::plan::{Lead, State};
+use crate::types::quote_literal;
+
+/// The name and version of the JSON that is printed.
+pub const SCHEMA: &str = "seqshadow.plan/1";
+
+/// Everything to do. Serialized as it is printed with `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub schema: &'static str,
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub publisher_lsn: String,
+    /// Sequences to be moved.
+    pub moves: Vec<Move>,
+    /// Sequences that cannot be moved where they should be.
+    pub held: Vec<HeldBack>,
+    /// Sequences that are where they should be.
+    pub in_place: usize,
+    pub excluded: usize,
+}
+
+/// One sequence to be moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Move {
+    pub sequence: String,
+    /// What `nextval` would give now.
+    pub next_value: Option<i64>,
+    /// The `last_value` to set.
+    pub to: i64,
+    /// Whether that value counts as handed out; false only for a CYCLE sequence that was never called.
+    pub is_called: bool,
+    pub furthest_id: Option<i64>,
+    pub source: Option<&'static str>,
+    /// The statement, ready to run.
+    pub sql: String,
+}
+
+/// One sequence that cannot be moved, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeldBack {
+    pub sequence: String,
+    pub reason: String,
+}
+
+impl Plan {
+    /// What is to be done so that each sequence has its `lead`.
+    #[must_use]
+    pub fn of(survey: &Survey, lead: Lead) -> Self {
+        let mut plan = Plan {
+            schema: SCHEMA,
+            at: super::now(),
+            publisher_lsn: survey.tag.to_string(),
+            moves: Vec::new(),
+            held: Vec::new(),
+            in_place: 0,
+            excluded: 0,
+        };
+        for Surveyed { managed, .. } in &survey.sequences {
+            let sequence = managed.sequence.name.to_string();
+            if managed.excluded.is_some() {
+                plan.excluded += 1;
+                continue;
+            }
+            match todo(managed, lead) {
+                Todo::Nothing => plan.in_place += 1,
+                Todo::Advance { to } => {
+                    plan.moves.push(Move::of(managed, State { last_value: to, is_called: true }));
+                }
+                Todo::Follow(exact) => plan.moves.push(Move::of(managed, exact)),
+                Todo::Hold(hold) => {
+                    plan.held.push(HeldBack { sequence, reason: managed.hold_text(&hold, &survey.role) });
+                }
+            }
+        }
+        plan
+    }
+
+    /// The script: runs in psql, and in anything else that runs SQL.
+    #[must_use]
+    pub fn script(&self, publisher: &str, subscriber: &str) -> String {
+        let mut out = format!(
+            "-- seqshadow plan, made {}\n-- publisher:  {publisher}, looked at up to {}\n-- subscriber: {subscriber}\n--\n\
+             -- Run it on the subscriber: psql -X -v ON_ERROR_STOP=1 -f plan.sql\n\
+             -- A line moves its sequence forward or not at all. While others call nextval\n\
+             -- there, use seqshadow sync instead, which cannot race with them.\n\n\
+             SET lock_timeout = '5s';\n",
+            self.at, self.publisher_lsn
+        );
+        for one in &self.moves {
+            let known = match (one.furthest_id, one.source) {
+                (Some(id), Some("table")) => format!("furthest id {id}, in a table"),
+                (Some(id), _) => format!("furthest id {id}, of the publisher's sequence"),
+                (None, _) => "the publisher's state".to_owned(),
+            };
+            let next = one.next_value.map_or_else(|| "used up".to_owned(), |next| format!("next was {next}"));
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\n-- {}: {known}; {next}\n{}\n", one.sequence, one.sql);
+        }
+        for one in &self.held {
+            let _ = write!(out, "\n-- HELD {}: {}\n", one.sequence, one.reason.replace('\n', " "));
+        }
+        let _ = write!(
+            out,
+            "\n-- {} to move, {} in place, {} held, {} excluded\n",
+            self.moves.len(),
+            self.in_place,
+            self.held.len(),
+            self.excluded
+        );
+        out
+    }
+}
+
+/// What is to be done with one sequence, by what a survey knows.
+#[must_use]
+pub fn todo(managed: &Managed, lead: Lead) -> Todo {
+    match &managed.hold {
+        Some(hold) => Todo::Hold(hold.clone()),
+        None => managed.todo(lead, std::time::Duration::ZERO),
+    }
+}
+
+impl Move {
+    fn of(managed: &Managed, to: State) -> Self {
+        let name = &managed.sequence.name;
+        let mark = managed.mark();
+        let State { last_value, is_called } = to;
+        let guard = if managed.cycles() {
+            String::new()
+        } else if managed.descending() {
+            format!(" WHERE last_value > {last_value} OR last_value = {last_value} AND NOT is_called")
+        } else {
+            format!(" WHERE (last_value, is_called) < ({last_value}, true)")
+        };
+        Move {
+            sequence: name.to_string(),
+            next_value: managed.state.and_then(|state| state.next(&managed.sequence.definition)),
+            to: last_value,
+            is_called,
+            furthest_id: mark.map(|(mark, _)| mark),
+            source: mark.map(|(_, source)| source.as_str()),
+            sql: format!(
+                "SELECT setval({}, {last_value}, {is_called}) FROM {name}{guard};",
+                quote_literal(&name.to_string()).trim_start()
+            ),
+        }
+    }
+}

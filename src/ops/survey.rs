@@ -1,0 +1,426 @@
+//! One look at everything: where each sequence of the subscriber stands, and the furthest id that any source knows of.
+//!
+//! In: both servers. Out: a [`Survey`], in which each sequence is judged as the daemon would judge it, without a stream:
+//! by the publisher's sequences and by the tables of both sides. It writes nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::catalog::{self, Catalog, Consumer, Readable, Sequence};
+use crate::config::{Outliers, Settings};
+use crate::keeper::{Beyond, Hold, Managed};
+use crate::pgoutput::IdFormat;
+use crate::plan::{State, outlier};
+use crate::publisher::look::{LOOK_TIMEOUT, Look, PublisherValue};
+use crate::readings::{Reading, Trouble};
+use crate::sides::{Sides, SidesError};
+use crate::sql;
+use crate::subscriber::advance::Advancer;
+use crate::tables::{self, Question, Scan};
+use crate::types::{Lsn, Oid, quote_identifier};
+
+/// How thoroughly tables are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Through an index only: what has none is a gap.
+    Indexes,
+    /// Columns without an index, and ids inside text, are scanned on the subscriber, however long it takes.
+    Scan,
+}
+
+/// Looks as often as it is asked to, through connections that stay open.
+pub(crate) struct Surveyor<'a> {
+    sides: &'a Sides,
+    settings: &'a Settings,
+    look: Look,
+    advancer: Advancer,
+    role: String,
+}
+
+/// What one look found.
+#[derive(Debug)]
+pub struct Survey {
+    /// Everything that was committed on the publisher up to here was there to be seen.
+    pub tag: Lsn,
+    /// Our role on the subscriber.
+    pub role: String,
+    pub sequences: Vec<Surveyed>,
+    /// Publications asked for that are not on the publisher.
+    pub missing_publications: Vec<String>,
+}
+
+/// One sequence of the subscriber.
+#[derive(Debug)]
+pub struct Surveyed {
+    pub managed: Managed,
+    /// Columns whose ids were not looked at, with the reason and what to do.
+    pub gaps: Vec<String>,
+}
+
+/// Whether a sequence is proven to be past everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next value is past every id that is known, and nothing was left out.
+    Past,
+    /// The next value is not past the furthest id.
+    Behind,
+    /// It cannot be told, for this reason.
+    Unproven(String),
+    /// Nobody's business, for this reason.
+    Excluded(&'static str),
+}
+
+impl Verdict {
+    /// In one word, for tables and JSON.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Verdict::Past => "past",
+            Verdict::Behind => "behind",
+            Verdict::Unproven(_) => "unproven",
+            Verdict::Excluded(_) => "excluded",
+        }
+    }
+}
+
+impl<'a> Surveyor<'a> {
+    /// Opens a connection to the publisher; that to the subscriber is there.
+    ///
+    /// # Errors
+    /// What kept us from connecting, or from reading anything.
+    pub(crate) async fn open(sides: &'a Sides, settings: &'a Settings) -> Result<Self, SidesError> {
+        let publisher = sides.publisher().await?;
+        let look = Look::new(publisher).await.map_err(SidesError::on_publisher)?;
+        let client = &sides.subscriber.client;
+        let advancer = on_subscriber(Advancer::prepare(client)).await?;
+        let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
+        let role = role.try_get(0).map_err(SidesError::on_subscriber)?;
+        Ok(Surveyor { sides, settings, look, advancer, role })
+    }
+
+    /// What moves sequences, on the same connection to the subscriber.
+    pub(crate) fn advancer(&self) -> &Advancer {
+        &self.advancer
+    }
+
+    /// The connection to the subscriber.
+    pub(crate) fn subscriber(&self) -> &Client {
+        &self.sides.subscriber.client
+    }
+
+    /// Which server answers there, for messages.
+    pub(crate) fn publisher_peer(&self) -> &str {
+        &self.look.peer
+    }
+
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// Where a connection is lost; what concerns one sequence or table only is in its [`Surveyed`].
+    pub(crate) async fn survey(&mut self, depth: Depth) -> Result<Survey, SidesError> {
+        let client = &self.sides.subscriber.client;
+        let catalog = on_subscriber(catalog::load(client)).await?;
+        let renames = self.settings.renames_by_publisher();
+        let compared = self.look.compare(&catalog, &self.sides.publications, &renames).await;
+        let mut compared = compared.map_err(SidesError::on_publisher)?;
+        let tag = on_publisher(self.look.current_lsn()).await?;
+        let mut managed = self.manage(&catalog);
+        for one in &mut managed {
+            one.coverage = compared.coverage.remove(&one.oid());
+        }
+        let names: Vec<Sequence> =
+            managed.iter().filter(|m| m.excluded.is_none()).map(|m| m.sequence.clone()).collect();
+        let followed: Vec<&Sequence> = names.iter().collect();
+        let mut by_oid: HashMap<Oid, usize> = HashMap::new();
+        for (index, one) in managed.iter().enumerate() {
+            by_oid.insert(one.oid(), index);
+        }
+
+        self.hear(&mut managed, &by_oid, tag, &followed).await?;
+        let on_publisher_unread = self.publisher_tables(&mut managed, &by_oid, &followed).await?;
+        let mut gaps = self.own_tables(&mut managed, depth).await?;
+        // Before an id is set aside the publisher is asked again.
+        let asked: Vec<&Sequence> = followed
+            .iter()
+            .filter(|s| by_oid.get(&s.oid).and_then(|i| managed.get(*i)).is_some_and(Managed::is_asking))
+            .copied()
+            .collect();
+        if !asked.is_empty() {
+            let again = on_publisher(self.look.current_lsn()).await?;
+            self.hear(&mut managed, &by_oid, again, &asked).await?;
+            for one in &mut managed {
+                one.judge_outlier(self.settings.outliers);
+            }
+        }
+        self.read_subscriber(&mut managed).await?;
+        let mut sequences = Vec::with_capacity(managed.len());
+        for one in managed {
+            let mut gaps = gaps.remove(&one.oid()).unwrap_or_default();
+            // What the publisher's tables show covers what the subscriber's do not.
+            if !on_publisher_unread.contains(&one.oid()) && one.excluded.is_none() {
+                gaps.clear();
+            }
+            sequences.push(Surveyed { managed: one, gaps });
+        }
+        Ok(Survey {
+            tag,
+            role: self.role.clone(),
+            sequences,
+            missing_publications: compared.publications.missing,
+        })
+    }
+
+    fn manage(&self, catalog: &Catalog) -> Vec<Managed> {
+        let sequences = (0..).zip(&catalog.sequences);
+        sequences
+            .map(|(slot, sequence)| {
+                Managed::new(slot, sequence.clone(), self.settings.excludes(&sequence.name))
+            })
+            .collect()
+    }
+
+    /// Takes in where the publisher's sequences stand.
+    async fn hear(
+        &self,
+        managed: &mut [Managed],
+        by_oid: &HashMap<Oid, usize>,
+        tag: Lsn,
+        asked: &[&Sequence],
+    ) -> Result<(), SidesError> {
+        let values: Vec<(Oid, PublisherValue)> = on_publisher(self.look.values(asked)).await?;
+        for (oid, value) in values {
+            if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
+                one.heard_from_publisher(tag, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what lies in the publisher's tables. Returns the sequences of which not every table could be read.
+    async fn publisher_tables(
+        &self,
+        managed: &mut [Managed],
+        by_oid: &HashMap<Oid, usize>,
+        followed: &[&Sequence],
+    ) -> Result<HashSet<Oid>, SidesError> {
+        let limits: HashMap<Oid, i64> = managed.iter().map(|one| (one.oid(), self.limit(one))).collect();
+        let (found, unread) = on_publisher(self.look.tables(followed, &limits)).await?;
+        for (oid, within, beyond) in found {
+            if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
+                take(one, within, beyond, self.settings.outliers, Managed::seen_in_table);
+            }
+        }
+        Ok(unread)
+    }
+
+    /// Takes in what lies in the subscriber's tables. Returns what could not be looked at, by sequence.
+    async fn own_tables(
+        &self,
+        managed: &mut [Managed],
+        depth: Depth,
+    ) -> Result<HashMap<Oid, Vec<String>>, SidesError> {
+        let client = &self.sides.subscriber.client;
+        let mut gaps: HashMap<Oid, Vec<String>> = HashMap::new();
+        let mut found = Vec::new();
+        {
+            let columns: Vec<(usize, &Consumer)> = managed
+                .iter()
+                .enumerate()
+                .filter(|(_, m)| m.is_followed_by_ids())
+                .flat_map(|(index, m)| m.sequence.consumers.iter().map(move |c| (index, c)))
+                .filter(|(_, c)| !c.partitioned && matches!(c.readable, Readable::Yes(_)))
+                .collect();
+            let is_quick =
+                |c: &Consumer| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer);
+            let question = |(key, &(index, consumer)): (usize, &(usize, &'_ Consumer))| {
+                let one = managed.get(index)?;
+                let (descending, limit) = (one.descending(), self.limit(one));
+                Some((key, consumer.clone(), descending, limit))
+            };
+            let asked: Vec<_> =
+                columns.iter().enumerate().filter(|(_, (_, c))| is_quick(c)).filter_map(question).collect();
+            let questions: Vec<Question<'_>> = asked
+                .iter()
+                .map(|(key, consumer, descending, limit)| Question {
+                    key: *key,
+                    consumer,
+                    descending: *descending,
+                    limit: *limit,
+                })
+                .collect();
+            let (answers, refused) = on_subscriber(tables::furthest(client, &questions)).await?;
+            found.extend(answers.into_iter().map(|a| (a.key, a.within, a.beyond)));
+            let why_refused: HashMap<usize, Trouble> = refused.into_iter().collect();
+            for (key, (index, consumer)) in columns.iter().enumerate() {
+                let quick = is_quick(consumer);
+                let why = match why_refused.get(&key) {
+                    None if quick => continue,
+                    Some(Trouble::Locked) => "it is locked, or its index is slow".to_owned(),
+                    Some(Trouble::Gone) => "it was dropped meanwhile".to_owned(),
+                    Some(Trouble::Denied) => grant(consumer, &self.role),
+                    Some(Trouble::Other(why)) => why.clone(),
+                    None if !consumer.selectable => grant(consumer, &self.role),
+                    None if consumer.numeric => "the column has no index".to_owned(),
+                    None => "its ids are inside text".to_owned(),
+                };
+                let Some(one) = managed.get(*index) else { continue };
+                let can_scan = depth == Depth::Scan && consumer.selectable;
+                let why = if can_scan {
+                    let scan = Scan { consumer, descending: one.descending(), limit: self.limit(one) };
+                    match tables::scan(client, scan).await.map_err(SidesError::on_subscriber)? {
+                        Ok((within, beyond)) => {
+                            found.push((key, within, beyond));
+                            continue;
+                        }
+                        Err(refusal) => refusal,
+                    }
+                } else if consumer.selectable {
+                    format!("{why}; --full scans it")
+                } else {
+                    why
+                };
+                let column = format!("{}.{}", consumer.table, quote_identifier(&consumer.column));
+                gaps.entry(one.oid()).or_default().push(format!("{column} was not looked at: {why}"));
+            }
+            // The keys were of columns; from here on they are of sequences.
+            for (key, ..) in &mut found {
+                *key = columns.get(*key).map_or(usize::MAX, |(index, _)| *index);
+            }
+        }
+        for (index, within, beyond) in found {
+            if let Some(one) = managed.get_mut(index) {
+                take(one, within, beyond, self.settings.outliers, Managed::seen_in_own_table);
+            }
+        }
+        Ok(gaps)
+    }
+
+    fn limit(&self, one: &Managed) -> i64 {
+        match one.publisher_value() {
+            _ if self.settings.outliers == Outliers::Follow => one.limit(Outliers::Follow),
+            Some(value) => outlier::limit(&one.sequence.definition, &one.bounds, value.state, value.mark),
+            None => one.limit(self.settings.outliers),
+        }
+    }
+
+    /// Reads where the subscriber's sequences stand now.
+    ///
+    /// # Errors
+    /// Where the connection is lost.
+    pub(crate) async fn read_subscriber(&self, managed: &mut [Managed]) -> Result<(), SidesError> {
+        let followed: Vec<usize> = managed
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| one.excluded.is_none())
+            .map(|(index, _)| index)
+            .collect();
+        let sequences: Vec<&Sequence> =
+            followed.iter().filter_map(|index| managed.get(*index)).map(|one| &one.sequence).collect();
+        let client = &self.sides.subscriber.client;
+        let readings = on_subscriber(self.advancer.reader().read(client, &sequences)).await?;
+        for (index, reading) in followed.into_iter().zip(readings) {
+            let Some(one) = managed.get_mut(index) else { continue };
+            one.hold = None;
+            match reading {
+                Reading::State(state) => one.state = Some(state),
+                Reading::Uncalled => {
+                    one.state = Some(State { last_value: one.sequence.definition.start, is_called: false });
+                }
+                Reading::Denied => one.hold = Some(Hold::Denied),
+                Reading::Locked => one.hold = Some(Hold::Locked),
+                Reading::Failed(why) => one.hold = Some(Hold::Failed(why)),
+                Reading::Gone => one.hold = Some(Hold::Failed("it was dropped meanwhile".to_owned())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An id within the limit is followed, one past it is asked about.
+fn take(
+    one: &mut Managed,
+    within: Option<i64>,
+    beyond: Option<i64>,
+    outliers: Outliers,
+    seen: impl Fn(&mut Managed, i64, Duration),
+) {
+    if let Some(id) = within {
+        seen(one, id, Duration::ZERO);
+    }
+    if let Some(id) = beyond
+        && one.seen_beyond(id, outliers) == Beyond::Follow
+    {
+        seen(one, id, Duration::ZERO);
+    }
+}
+
+fn grant(consumer: &Consumer, role: &str) -> String {
+    format!(
+        "GRANT SELECT ({}) ON {} TO {};",
+        quote_identifier(&consumer.column),
+        consumer.table,
+        quote_identifier(role)
+    )
+}
+
+async fn on_publisher<T>(
+    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, SidesError> {
+    sql::within(LOOK_TIMEOUT, asked).await.map_err(SidesError::on_publisher)
+}
+
+async fn on_subscriber<T>(
+    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, SidesError> {
+    sql::within(LOOK_TIMEOUT, asked).await.map_err(SidesError::on_subscriber)
+}
+
+impl Surveyed {
+    /// Whether the sequence, where it was last read, is past every id known.
+    #[must_use]
+    pub fn verdict(&self, role: &str) -> Verdict {
+        let one = &self.managed;
+        if let Some(why) = one.excluded {
+            return Verdict::Excluded(why);
+        }
+        if let Some(hold) = &one.hold {
+            return Verdict::Unproven(one.hold_text(hold, role));
+        }
+        let Some(state) = one.state else {
+            return Verdict::Unproven("it was not read".to_owned());
+        };
+        let value = one.publisher_value();
+        if one.cycles() {
+            return cycling(state, value);
+        }
+        if one.is_behind() {
+            return Verdict::Behind;
+        }
+        if state.next(&one.sequence.definition).is_none() {
+            return Verdict::Unproven(format!(
+                "it is used up: {} was its last value, and nextval fails",
+                state.last_value
+            ));
+        }
+        match value {
+            Some(value) if value.absent => {}
+            Some(PublisherValue { unread: Some(why), .. }) => return Verdict::Unproven(why.clone()),
+            Some(_) => {}
+            None => return Verdict::Unproven("the publisher was not asked".to_owned()),
+        }
+        if self.gaps.is_empty() { Verdict::Past } else { Verdict::Unproven(self.gaps.join("; ")) }
+    }
+}
+
+fn cycling(here: State, value: Option<&PublisherValue>) -> Verdict {
+    match value.and_then(|value| value.state) {
+        Some(there) if there == here => Verdict::Past,
+        Some(there) => Verdict::Unproven(format!(
+            "it may CYCLE, so that no id is the furthest, and stands at {} here and at {} on the publisher",
+            here.last_value, there.last_value
+        )),
+        None => Verdict::Unproven("it may CYCLE, and the publisher's cannot be read".to_owned()),
+    }
+}

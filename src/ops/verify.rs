@@ -1,0 +1,89 @@
+//! `seqshadow verify`: proves, without burning an id, that each sequence's next value is past everything known.
+
+use serde::Serialize;
+
+use super::survey::{Survey, Surveyed, Verdict};
+use crate::plan::State;
+
+/// The name and version of the JSON that is printed.
+pub const SCHEMA: &str = "seqshadow.verify/1";
+
+/// The whole answer. Serialized as it is printed with `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verification {
+    pub schema: &'static str,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// The publisher's WAL position: everything committed before it was looked at.
+    pub publisher_lsn: String,
+    /// Whether every sequence that is not excluded is proven.
+    pub proven: bool,
+    pub sequences: Vec<Proof>,
+}
+
+/// What is proven of one sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// `schema.name`, quoted where SQL needs it.
+    pub sequence: String,
+    /// `past`, `behind`, `unproven` or `excluded`.
+    pub verdict: &'static str,
+    /// Why it is not proven, or is left out.
+    pub reason: Option<String>,
+    /// `last_value` of the publisher's sequence; of an uncalled one the id before its first.
+    pub publisher_value: Option<i64>,
+    /// The furthest id known, from whichever source.
+    pub furthest_id: Option<i64>,
+    /// `sequence` or `table`.
+    pub source: Option<&'static str>,
+    /// What `nextval` would give on the subscriber.
+    pub next_value: Option<i64>,
+    /// Steps between the furthest id and the next value.
+    pub margin: Option<u64>,
+    /// Ids too far out to follow: the exceptions to the proof.
+    pub set_aside: Vec<i64>,
+}
+
+impl Verification {
+    /// Judges a survey.
+    #[must_use]
+    pub fn of(survey: &Survey) -> Self {
+        let sequences: Vec<Proof> = survey.sequences.iter().map(|one| Proof::of(one, &survey.role)).collect();
+        Verification {
+            schema: SCHEMA,
+            at: super::now(),
+            publisher_lsn: survey.tag.to_string(),
+            proven: sequences.iter().all(|p| matches!(p.verdict, "past" | "excluded")),
+            sequences,
+        }
+    }
+}
+
+impl Proof {
+    /// Judges one sequence.
+    #[must_use]
+    pub fn of(one: &Surveyed, role: &str) -> Self {
+        let managed = &one.managed;
+        let verdict = one.verdict(role);
+        let definition = &managed.sequence.definition;
+        let mark = managed.mark();
+        let reason = match &verdict {
+            Verdict::Past => None,
+            Verdict::Behind => Some("its next value is in use, or will be".to_owned()),
+            Verdict::Unproven(why) => Some(why.clone()),
+            Verdict::Excluded(why) => Some((*why).to_owned()),
+        };
+        let state: Option<State> = managed.publisher_value().and_then(|value| value.state);
+        Proof {
+            sequence: managed.sequence.name.to_string(),
+            verdict: verdict.as_str(),
+            reason,
+            publisher_value: state.and_then(|state| state.mark(definition)),
+            furthest_id: mark.map(|(mark, _)| mark),
+            source: mark.map(|(_, source)| source.as_str()),
+            next_value: managed.state.and_then(|state| state.next(definition)),
+            margin: managed.lead_steps(),
+            set_aside: managed.set_aside().collect(),
+        }
+    }
+}
