@@ -3,15 +3,18 @@
 use std::process::ExitCode;
 
 use seqshadow::cli::args::{Cli, Verb};
-use seqshadow::cli::{check, demo, plan, run, sync, verify};
+use seqshadow::cli::{check, cutover, demo, manual, plan, run, sync, verify};
 
 fn main() -> ExitCode {
     match Cli::parse_from_args(std::env::args_os()) {
         Ok(Verb::Run(args)) => run::run(&args),
         Ok(Verb::Check(args)) => check::run(&args),
+        Ok(Verb::Cutover(args)) => cutover::run(&args),
         Ok(Verb::Plan(args)) => plan::run(&args),
         Ok(Verb::Sync(args)) => sync::run(&args),
         Ok(Verb::Verify(args)) => verify::run(&args),
+        Ok(Verb::Completions(args)) => manual::completions(&args),
+        Ok(Verb::Man(args)) => manual::man(&args),
         Ok(Verb::Demo(args)) => demo::run(&args),
         Err(code) => code.into(),
     }

@@ -11,6 +11,7 @@ use crate::config::{ConfigError, ConninfoText, Settings};
 use crate::conninfo::{Conninfo, ConninfoError, Environment};
 use crate::exit::ExitCode;
 use crate::publisher::connection::APPLICATION_NAME;
+use crate::readings::trouble;
 use crate::session::ConnectErrorKind;
 use crate::sql::{self, Connection, SqlError};
 use crate::subscriber::subscription::{self, Subscription};
@@ -53,6 +54,10 @@ impl SidesError {
                 if error.is_pooler_refusal() || error.kind() == ConnectErrorKind::Config =>
             {
                 ExitCode::Usage
+            }
+            // It answered, and refused what was asked.
+            SidesError::Sql { source: SqlError::Query(error), .. } if trouble(error).is_some() => {
+                ExitCode::NotReady
             }
             SidesError::Sql { .. } => ExitCode::Unreachable,
         }

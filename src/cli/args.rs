@@ -12,6 +12,8 @@ use clap::{Args, Parser, Subcommand};
 pub use common::{LogArgs, SidesArgs, TargetArgs, VerbArgs};
 
 use super::check::CheckArgs;
+use super::cutover::CutoverArgs;
+use super::manual::{CompletionsArgs, ManArgs};
 use super::plan::PlanArgs;
 use super::sync::SyncArgs;
 use super::verify::VerifyArgs;
@@ -46,6 +48,25 @@ Examples:
 
 Exit status: 0 nothing stands against going on, 1 something does (named, with what mends it), 2 usage or \
 configuration, 3 a server could not be reached.";
+
+const CUTOVER_AFTER_HELP: &str = "\
+Without --stop-writes you have stopped the application yourself; then that is proven, not believed.
+
+Examples:
+  seqshadow cutover --dry-run --slot orders --publisher 'host=old dbname=app'
+  seqshadow cutover --stop-writes --slot orders --publisher 'host=old dbname=app user=postgres'
+  seqshadow cutover --abort --publisher 'host=old dbname=app user=postgres'   # writes go on again
+  seqshadow cutover --config shop.toml --also billing.toml --stop-writes      # both or none
+  grep -v '\"sha256\"' CERTIFICATE | sha256sum                                # as its first line says
+
+Exit status: 0 yes, with a certificate; 1 no, with what stands against it; 2 usage or configuration; 3 a server could \
+not be reached; 4 refused for safety.";
+
+const COMPLETIONS_AFTER_HELP: &str = "\
+Examples:
+  seqshadow completions bash > /etc/bash_completion.d/seqshadow
+  seqshadow completions zsh > \"${fpath[1]}/_seqshadow\"
+  seqshadow completions fish > ~/.config/fish/completions/seqshadow.fish";
 
 const PLAN_AFTER_HELP: &str = "\
 Examples:
@@ -94,6 +115,9 @@ pub enum Verb {
     /// Find what could spoil the replication, the sequences or the cutover
     #[command(visible_aliases = ["preflight", "doctor"], after_help = CHECK_AFTER_HELP)]
     Check(CheckArgs),
+    /// The gate: prove that the subscriber's sequences are past everything, or say what stands against it
+    #[command(after_help = CUTOVER_AFTER_HELP)]
+    Cutover(Box<CutoverArgs>),
     /// Print the SQL script that would bring the subscriber's sequences up now
     #[command(after_help = PLAN_AFTER_HELP)]
     Plan(PlanArgs),
@@ -103,6 +127,11 @@ pub enum Verb {
     /// Prove that each sequence's next value is past every id, without using one up
     #[command(after_help = VERIFY_AFTER_HELP)]
     Verify(VerifyArgs),
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_AFTER_HELP)]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write all of them into a directory
+    Man(ManArgs),
     /// Show it at work on two throw-away servers on this machine
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),

@@ -3,7 +3,9 @@
 
 pub mod args;
 pub mod check;
+pub mod cutover;
 pub mod demo;
+pub mod manual;
 pub mod plan;
 pub mod run;
 pub mod show;

@@ -14,7 +14,7 @@ use crate::keeper::{Beyond, Hold, Managed};
 use crate::pgoutput::IdFormat;
 use crate::plan::{State, outlier};
 use crate::publisher::look::{LOOK_TIMEOUT, Look, PublisherValue};
-use crate::readings::{Reading, Trouble};
+use crate::readings::{Reader, Reading, Trouble};
 use crate::sides::{Sides, SidesError};
 use crate::sql;
 use crate::subscriber::advance::Advancer;
@@ -49,6 +49,8 @@ pub struct Survey {
     pub sequences: Vec<Surveyed>,
     /// Publications asked for that are not on the publisher.
     pub missing_publications: Vec<String>,
+    /// False where only the subscriber was looked at.
+    pub publisher_known: bool,
 }
 
 /// One sequence of the subscriber.
@@ -110,6 +112,11 @@ impl<'a> Surveyor<'a> {
         &self.sides.subscriber.client
     }
 
+    /// Our session's process id there.
+    pub(crate) fn publisher_pid(&self) -> i32 {
+        self.look.backend_pid
+    }
+
     /// Which server answers there, for messages.
     pub(crate) fn publisher_peer(&self) -> &str {
         &self.look.peer
@@ -126,7 +133,7 @@ impl<'a> Surveyor<'a> {
         let compared = self.look.compare(&catalog, &self.sides.publications, &renames).await;
         let mut compared = compared.map_err(SidesError::on_publisher)?;
         let tag = on_publisher(self.look.current_lsn()).await?;
-        let mut managed = self.manage(&catalog);
+        let mut managed = manage(self.settings, &catalog);
         for one in &mut managed {
             one.coverage = compared.coverage.remove(&one.oid());
         }
@@ -140,7 +147,8 @@ impl<'a> Surveyor<'a> {
 
         self.hear(&mut managed, &by_oid, tag, &followed).await?;
         let on_publisher_unread = self.publisher_tables(&mut managed, &by_oid, &followed).await?;
-        let mut gaps = self.own_tables(&mut managed, depth).await?;
+        let client = &self.sides.subscriber.client;
+        let mut gaps = own_tables(client, self.settings, &self.role, &mut managed, depth).await?;
         // Before an id is set aside the publisher is asked again.
         let asked: Vec<&Sequence> = followed
             .iter()
@@ -154,7 +162,7 @@ impl<'a> Surveyor<'a> {
                 one.judge_outlier(self.settings.outliers);
             }
         }
-        self.read_subscriber(&mut managed).await?;
+        read_states(client, self.advancer.reader(), &mut managed).await?;
         let mut sequences = Vec::with_capacity(managed.len());
         for one in managed {
             let mut gaps = gaps.remove(&one.oid()).unwrap_or_default();
@@ -169,16 +177,8 @@ impl<'a> Surveyor<'a> {
             role: self.role.clone(),
             sequences,
             missing_publications: compared.publications.missing,
+            publisher_known: true,
         })
-    }
-
-    fn manage(&self, catalog: &Catalog) -> Vec<Managed> {
-        let sequences = (0..).zip(&catalog.sequences);
-        sequences
-            .map(|(slot, sequence)| {
-                Managed::new(slot, sequence.clone(), self.settings.excludes(&sequence.name))
-            })
-            .collect()
     }
 
     /// Takes in where the publisher's sequences stand.
@@ -205,7 +205,8 @@ impl<'a> Surveyor<'a> {
         by_oid: &HashMap<Oid, usize>,
         followed: &[&Sequence],
     ) -> Result<HashSet<Oid>, SidesError> {
-        let limits: HashMap<Oid, i64> = managed.iter().map(|one| (one.oid(), self.limit(one))).collect();
+        let limits: HashMap<Oid, i64> =
+            managed.iter().map(|one| (one.oid(), limit(self.settings, one))).collect();
         let (found, unread) = on_publisher(self.look.tables(followed, &limits)).await?;
         for (oid, within, beyond) in found {
             if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
@@ -214,128 +215,173 @@ impl<'a> Surveyor<'a> {
         }
         Ok(unread)
     }
+}
 
-    /// Takes in what lies in the subscriber's tables. Returns what could not be looked at, by sequence.
-    async fn own_tables(
-        &self,
-        managed: &mut [Managed],
-        depth: Depth,
-    ) -> Result<HashMap<Oid, Vec<String>>, SidesError> {
-        let client = &self.sides.subscriber.client;
-        let mut gaps: HashMap<Oid, Vec<String>> = HashMap::new();
-        let mut found = Vec::new();
-        {
-            let columns: Vec<(usize, &Consumer)> = managed
-                .iter()
-                .enumerate()
-                .filter(|(_, m)| m.is_followed_by_ids())
-                .flat_map(|(index, m)| m.sequence.consumers.iter().map(move |c| (index, c)))
-                .filter(|(_, c)| !c.partitioned && matches!(c.readable, Readable::Yes(_)))
-                .collect();
-            let is_quick =
-                |c: &Consumer| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer);
-            let question = |(key, &(index, consumer)): (usize, &(usize, &'_ Consumer))| {
-                let one = managed.get(index)?;
-                let (descending, limit) = (one.descending(), self.limit(one));
-                Some((key, consumer.clone(), descending, limit))
-            };
-            let asked: Vec<_> =
-                columns.iter().enumerate().filter(|(_, (_, c))| is_quick(c)).filter_map(question).collect();
-            let questions: Vec<Question<'_>> = asked
-                .iter()
-                .map(|(key, consumer, descending, limit)| Question {
-                    key: *key,
-                    consumer,
-                    descending: *descending,
-                    limit: *limit,
-                })
-                .collect();
-            let (answers, refused) = on_subscriber(tables::furthest(client, &questions)).await?;
-            found.extend(answers.into_iter().map(|a| (a.key, a.within, a.beyond)));
-            let why_refused: HashMap<usize, Trouble> = refused.into_iter().collect();
-            for (key, (index, consumer)) in columns.iter().enumerate() {
-                let quick = is_quick(consumer);
-                let why = match why_refused.get(&key) {
-                    None if quick => continue,
-                    Some(Trouble::Locked) => "it is locked, or its index is slow".to_owned(),
-                    Some(Trouble::Gone) => "it was dropped meanwhile".to_owned(),
-                    Some(Trouble::Denied) => grant(consumer, &self.role),
-                    Some(Trouble::Other(why)) => why.clone(),
-                    None if !consumer.selectable => grant(consumer, &self.role),
-                    None if consumer.numeric => "the column has no index".to_owned(),
-                    None => "its ids are inside text".to_owned(),
-                };
-                let Some(one) = managed.get(*index) else { continue };
-                let can_scan = depth == Depth::Scan && consumer.selectable;
-                let why = if can_scan {
-                    let scan = Scan { consumer, descending: one.descending(), limit: self.limit(one) };
-                    match tables::scan(client, scan).await.map_err(SidesError::on_subscriber)? {
-                        Ok((within, beyond)) => {
-                            found.push((key, within, beyond));
-                            continue;
-                        }
-                        Err(refusal) => refusal,
-                    }
-                } else if consumer.selectable {
-                    format!("{why}; --full scans it")
-                } else {
-                    why
-                };
-                let column = format!("{}.{}", consumer.table, quote_identifier(&consumer.column));
-                gaps.entry(one.oid()).or_default().push(format!("{column} was not looked at: {why}"));
-            }
-            // The keys were of columns; from here on they are of sequences.
-            for (key, ..) in &mut found {
-                *key = columns.get(*key).map_or(usize::MAX, |(index, _)| *index);
-            }
-        }
-        for (index, within, beyond) in found {
-            if let Some(one) = managed.get_mut(index) {
-                take(one, within, beyond, self.settings.outliers, Managed::seen_in_own_table);
-            }
-        }
-        Ok(gaps)
-    }
+fn manage(settings: &Settings, catalog: &Catalog) -> Vec<Managed> {
+    let sequences = (0..).zip(&catalog.sequences);
+    sequences
+        .map(|(slot, sequence)| Managed::new(slot, sequence.clone(), settings.excludes(&sequence.name)))
+        .collect()
+}
 
-    fn limit(&self, one: &Managed) -> i64 {
-        match one.publisher_value() {
-            _ if self.settings.outliers == Outliers::Follow => one.limit(Outliers::Follow),
-            Some(value) => outlier::limit(&one.sequence.definition, &one.bounds, value.state, value.mark),
-            None => one.limit(self.settings.outliers),
-        }
-    }
-
-    /// Reads where the subscriber's sequences stand now.
-    ///
-    /// # Errors
-    /// Where the connection is lost.
-    pub(crate) async fn read_subscriber(&self, managed: &mut [Managed]) -> Result<(), SidesError> {
-        let followed: Vec<usize> = managed
+/// Takes in what lies in the subscriber's tables. Returns what could not be looked at, by sequence.
+async fn own_tables(
+    client: &Client,
+    settings: &Settings,
+    role: &str,
+    managed: &mut [Managed],
+    depth: Depth,
+) -> Result<HashMap<Oid, Vec<String>>, SidesError> {
+    let mut gaps: HashMap<Oid, Vec<String>> = HashMap::new();
+    let mut found = Vec::new();
+    {
+        let columns: Vec<(usize, &Consumer)> = managed
             .iter()
             .enumerate()
-            .filter(|(_, one)| one.excluded.is_none())
-            .map(|(index, _)| index)
+            .filter(|(_, m)| m.is_followed_by_ids())
+            .flat_map(|(index, m)| m.sequence.consumers.iter().map(move |c| (index, c)))
+            .filter(|(_, c)| !c.partitioned && matches!(c.readable, Readable::Yes(_)))
             .collect();
-        let sequences: Vec<&Sequence> =
-            followed.iter().filter_map(|index| managed.get(*index)).map(|one| &one.sequence).collect();
-        let client = &self.sides.subscriber.client;
-        let readings = on_subscriber(self.advancer.reader().read(client, &sequences)).await?;
-        for (index, reading) in followed.into_iter().zip(readings) {
-            let Some(one) = managed.get_mut(index) else { continue };
-            one.hold = None;
-            match reading {
-                Reading::State(state) => one.state = Some(state),
-                Reading::Uncalled => {
-                    one.state = Some(State { last_value: one.sequence.definition.start, is_called: false });
+        let is_quick = |c: &Consumer| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer);
+        let question = |(key, &(index, consumer)): (usize, &(usize, &'_ Consumer))| {
+            let one = managed.get(index)?;
+            let (descending, limit) = (one.descending(), limit(settings, one));
+            Some((key, consumer.clone(), descending, limit))
+        };
+        let asked: Vec<_> =
+            columns.iter().enumerate().filter(|(_, (_, c))| is_quick(c)).filter_map(question).collect();
+        let questions: Vec<Question<'_>> = asked
+            .iter()
+            .map(|(key, consumer, descending, limit)| Question {
+                key: *key,
+                consumer,
+                descending: *descending,
+                limit: *limit,
+            })
+            .collect();
+        let (answers, refused) = on_subscriber(tables::furthest(client, &questions)).await?;
+        found.extend(answers.into_iter().map(|a| (a.key, a.within, a.beyond)));
+        let why_refused: HashMap<usize, Trouble> = refused.into_iter().collect();
+        for (key, (index, consumer)) in columns.iter().enumerate() {
+            let quick = is_quick(consumer);
+            let why = match why_refused.get(&key) {
+                None if quick => continue,
+                Some(Trouble::Locked) => "it is locked, or its index is slow".to_owned(),
+                Some(Trouble::Gone) => "it was dropped meanwhile".to_owned(),
+                Some(Trouble::Denied) => grant(consumer, role),
+                Some(Trouble::Other(why)) => why.clone(),
+                None if !consumer.selectable => grant(consumer, role),
+                None if consumer.numeric => "the column has no index".to_owned(),
+                None => "its ids are inside text".to_owned(),
+            };
+            let Some(one) = managed.get(*index) else { continue };
+            let can_scan = depth == Depth::Scan && consumer.selectable;
+            let why = if can_scan {
+                let scan = Scan { consumer, descending: one.descending(), limit: limit(settings, one) };
+                match tables::scan(client, scan).await.map_err(SidesError::on_subscriber)? {
+                    Ok((within, beyond)) => {
+                        found.push((key, within, beyond));
+                        continue;
+                    }
+                    Err(refusal) => refusal,
                 }
-                Reading::Denied => one.hold = Some(Hold::Denied),
-                Reading::Locked => one.hold = Some(Hold::Locked),
-                Reading::Failed(why) => one.hold = Some(Hold::Failed(why)),
-                Reading::Gone => one.hold = Some(Hold::Failed("it was dropped meanwhile".to_owned())),
-            }
+            } else if consumer.selectable {
+                format!("{why}; --full scans it")
+            } else {
+                why
+            };
+            let column = format!("{}.{}", consumer.table, quote_identifier(&consumer.column));
+            gaps.entry(one.oid()).or_default().push(format!("{column} was not looked at: {why}"));
         }
-        Ok(())
+        // The keys were of columns; from here on they are of sequences.
+        for (key, ..) in &mut found {
+            *key = columns.get(*key).map_or(usize::MAX, |(index, _)| *index);
+        }
     }
+    for (index, within, beyond) in found {
+        if let Some(one) = managed.get_mut(index) {
+            take(one, within, beyond, settings.outliers, Managed::seen_in_own_table);
+        }
+    }
+    Ok(gaps)
+}
+
+fn limit(settings: &Settings, one: &Managed) -> i64 {
+    match one.publisher_value() {
+        _ if settings.outliers == Outliers::Follow => one.limit(Outliers::Follow),
+        Some(value) => outlier::limit(&one.sequence.definition, &one.bounds, value.state, value.mark),
+        None => one.limit(settings.outliers),
+    }
+}
+
+/// Reads where the subscriber's sequences stand now.
+///
+/// # Errors
+/// Where the connection is lost.
+async fn read_states(client: &Client, reader: &Reader, managed: &mut [Managed]) -> Result<(), SidesError> {
+    let followed: Vec<usize> = managed
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| one.excluded.is_none())
+        .map(|(index, _)| index)
+        .collect();
+    let sequences: Vec<&Sequence> =
+        followed.iter().filter_map(|index| managed.get(*index)).map(|one| &one.sequence).collect();
+    let readings = on_subscriber(reader.read(client, &sequences)).await?;
+    for (index, reading) in followed.into_iter().zip(readings) {
+        let Some(one) = managed.get_mut(index) else { continue };
+        one.hold = None;
+        match reading {
+            Reading::State(state) => one.state = Some(state),
+            Reading::Uncalled => {
+                one.state = Some(State { last_value: one.sequence.definition.start, is_called: false });
+            }
+            Reading::Denied => one.hold = Some(Hold::Denied),
+            Reading::Locked => one.hold = Some(Hold::Locked),
+            Reading::Failed(why) => one.hold = Some(Hold::Failed(why)),
+            Reading::Gone => one.hold = Some(Hold::Failed("it was dropped meanwhile".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// Looks at the subscriber alone, for a publisher that is gone: what its own tables hold, and where its sequences stand.
+///
+/// # Errors
+/// Where the connection is lost.
+pub(crate) async fn subscriber_alone(
+    client: &Client,
+    settings: &Settings,
+    depth: Depth,
+) -> Result<Survey, SidesError> {
+    let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
+    let role: String = role.try_get(0).map_err(SidesError::on_subscriber)?;
+    let catalog = on_subscriber(catalog::load(client)).await?;
+    let mut managed = manage(settings, &catalog);
+    let reader = on_subscriber(Reader::prepare(client)).await?;
+    read_states(client, &reader, &mut managed).await?;
+    let mut gaps = own_tables(client, settings, &role, &mut managed, depth).await?;
+    for one in &mut managed {
+        // There is nobody to ask about an id far out.
+        one.judge_outlier(settings.outliers);
+        if one.sequence.consumers.is_empty()
+            && let Some(mark) = one.state.and_then(|state| state.mark(&one.sequence.definition))
+        {
+            // No column tells: from where it stands.
+            one.seen_in_own_table(mark, Duration::ZERO);
+        }
+    }
+    let sequences = managed.into_iter().map(|managed| {
+        let gaps = gaps.remove(&managed.oid()).unwrap_or_default();
+        Surveyed { managed, gaps }
+    });
+    Ok(Survey {
+        tag: Lsn::ZERO,
+        role,
+        sequences: sequences.collect(),
+        missing_publications: Vec::new(),
+        publisher_known: false,
+    })
 }
 
 /// An id within the limit is followed, one past it is asked about.

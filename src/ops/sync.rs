@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio_postgres::Client;
 
 use super::plan::todo;
 use super::survey::{Survey, Surveyor, Verdict};
@@ -16,7 +17,7 @@ use crate::publisher::look::LOOK_TIMEOUT;
 use crate::readings::Trouble;
 use crate::sides::SidesError;
 use crate::sql;
-use crate::subscriber::advance::{Advanced, Outcome, Step, flush_lsn, nudge_wal_writer};
+use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, flush_lsn, nudge_wal_writer};
 use crate::types::Lsn;
 
 /// The name and version of the JSON that is printed.
@@ -61,6 +62,28 @@ pub struct Failed {
 }
 
 impl Surveyor<'_> {
+    /// See [`Mover::sync`].
+    ///
+    /// # Errors
+    /// Where the connection to the subscriber is lost.
+    pub(crate) async fn sync(
+        &self,
+        survey: &mut Survey,
+        lead: Lead,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Synced, SidesError> {
+        Mover { client: self.subscriber(), advancer: self.advancer() }.sync(survey, lead, progress).await
+    }
+}
+
+/// Moves the sequences of a survey.
+#[derive(Debug)]
+pub(crate) struct Mover<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) advancer: &'a Advancer,
+}
+
+impl Mover<'_> {
     /// Moves every sequence of `survey` to its target, and waits until that is durable. `progress` hears how many of how
     /// many are done.
     ///
@@ -130,7 +153,7 @@ impl Surveyor<'_> {
                 (Todo::Advance { .. } | Todo::Follow(_), _) => managed.hold_text(&Hold::Locked, &survey.role),
                 (_, Verdict::Behind) => "its next value is in use, or will be".to_owned(),
                 // A column that was not looked at is no failure of the move.
-                (_, Verdict::Unproven(_)) if !one.gaps.is_empty() => continue,
+                (_, Verdict::Unproven(_)) if !one.gaps.is_empty() || !survey.publisher_known => continue,
                 (_, Verdict::Unproven(why)) => why,
                 _ => continue,
             };
@@ -149,7 +172,7 @@ impl Surveyor<'_> {
         batch: &[usize],
         lead: Lead,
     ) -> Result<(usize, Lsn), SidesError> {
-        let client = self.subscriber();
+        let client = self.client;
         let mut slots = Vec::new();
         let mut steps: Vec<Step<'_>> = Vec::new();
         let mut follows: Vec<(usize, Sequence, State, State)> = Vec::new();
@@ -165,10 +188,10 @@ impl Surveyor<'_> {
                 Todo::Nothing | Todo::Hold(_) => {}
             }
         }
-        let Advanced { outcomes, mut durable_at } = within(self.advancer().advance(client, &steps)).await?;
+        let Advanced { outcomes, mut durable_at } = within(self.advancer.advance(client, &steps)).await?;
         let mut done: Vec<(usize, Outcome)> = slots.into_iter().zip(outcomes).collect();
         for (index, sequence, seen, exact) in follows {
-            let advanced = within(self.advancer().follow(client, &sequence, seen, exact)).await?;
+            let advanced = within(self.advancer.follow(client, &sequence, seen, exact)).await?;
             durable_at = durable_at.max(advanced.durable_at);
             done.extend(advanced.outcomes.into_iter().map(|outcome| (index, outcome)));
         }
@@ -195,7 +218,7 @@ impl Surveyor<'_> {
 
     /// A walk comes without a flush: what was read is lost by a crash until the WAL is flushed that far.
     async fn wait_durable(&self, durable_at: Lsn) -> Result<(), SidesError> {
-        let client = self.subscriber();
+        let client = self.client;
         let give_up = Instant::now() + LOOK_TIMEOUT;
         loop {
             if within(flush_lsn(client)).await? >= durable_at {

@@ -59,6 +59,7 @@ pub(crate) struct Look {
     pub(crate) version: u32,
     /// Which server answers, for messages.
     pub(crate) peer: String,
+    pub(crate) backend_pid: i32,
     reader: Reader,
     pub(crate) publisher: Catalog,
     /// By the subscriber's table names; unknown until it could be read for the first time.
@@ -82,6 +83,7 @@ impl Look {
         Ok(Look {
             version: connection.version,
             peer: connection.peer,
+            backend_pid: connection.backend_pid,
             client: connection.client,
             reader,
             publisher: Catalog::default(),

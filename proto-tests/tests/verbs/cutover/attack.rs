@@ -1,0 +1,134 @@
+//! The gate stays shut, and everything is as it was.
+
+use super::{at_rest, blocker, command, confirm, database_settings, fingerprint, run};
+use proto_tests::pair::{DATABASE, PairOptions};
+use proto_tests::sql::{PATIENCE, connect, wait_for};
+use proto_tests::stage::Stage;
+use seqshadow::demo::servers::ClusterOptions;
+
+/// Runs a cutover that must be refused with `code`, and leave no trace.
+async fn refused(stage: &Stage, code: &str, flags: &[&str]) {
+    let before = fingerprint(stage).await;
+    let directory = tempfile::tempdir().unwrap();
+    let cut = run(&stage.pair, directory.path(), flags);
+    assert_eq!(cut.code(), 1, "{}", cut.all());
+    assert_eq!(blocker(&cut), code, "{}", cut.all());
+    assert!(cut.stdout.contains("Nothing was changed."), "{}", cut.all());
+    assert_eq!(fingerprint(stage).await, before, "{}", cut.all());
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_applier_that_lags_fails_or_is_disabled() {
+    let stage = at_rest(15, 17).await;
+    // It waits for a lock.
+    let holder = stage.pair.on_subscriber().await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE orders IN EXCLUSIVE MODE").await.unwrap();
+    stage.on_publisher("INSERT INTO orders (note) VALUES ('late')").await;
+    refused(&stage, "applier-lags", &["--stop-writes", "--wait=2s"]).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    stage.pair.catch_up().await.unwrap();
+    // It fails, again and again.
+    stage.on_subscriber("INSERT INTO items (id, note) VALUES (301, 'in the way')").await;
+    stage.on_publisher("INSERT INTO items (note) VALUES ('fails')").await;
+    refused(&stage, "applier-lags", &["--stop-writes", "--wait=2s"]).await;
+    stage.on_subscriber("DELETE FROM items WHERE id = 301").await;
+    stage.pair.catch_up().await.unwrap();
+    stage.on_subscriber("ALTER SUBSCRIPTION sub DISABLE").await;
+    refused(&stage, "subscription-disabled", &["--stop-writes", "--wait=2s"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_still_copied() {
+    let stage = at_rest(16, 18).await;
+    stage.pair.on_both("CREATE TABLE late (id serial PRIMARY KEY)").await.unwrap();
+    stage.pair.grant(&["public"]).await.unwrap();
+    let holder = stage.pair.on_subscriber().await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE late IN SHARE ROW EXCLUSIVE MODE").await.unwrap();
+    stage.on_subscriber("ALTER SUBSCRIPTION sub REFRESH PUBLICATION").await;
+    refused(&stage, "table-not-ready", &["--stop-writes", "--wait=2s"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_that_could_still_commit() {
+    let options = PairOptions {
+        publisher: ClusterOptions::default().set("max_prepared_transactions", "5"),
+        ..PairOptions::default()
+    };
+    let stage = Stage::replicating_with(12, 17, options, super::TABLES).await.unwrap();
+    stage.on_publisher(super::USE).await;
+    stage.pair.catch_up().await.unwrap();
+    stage.on_publisher("BEGIN; INSERT INTO orders (note) VALUES ('open')").await;
+    refused(&stage, "open-transaction", &["--wait=2s"]).await;
+    stage.on_publisher("PREPARE TRANSACTION 'in doubt'").await;
+    refused(&stage, "prepared-transaction", &["--wait=2s"]).await;
+    refused(&stage, "prepared-transaction", &["--wait=2s", "--stop-writes"]).await;
+    stage.on_publisher("COMMIT PREPARED 'in doubt'").await;
+    let directory = tempfile::tempdir().unwrap();
+    let cut = run(&stage.pair, directory.path(), &[]);
+    assert_eq!(cut.code(), 0, "{}", cut.all());
+    confirm(&stage.pair, &directory.path().join("certificate.json"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_is_exempt_and_a_writer_that_ignores_the_pause() {
+    let stage = at_rest(17, 18).await;
+    stage.on_publisher("ALTER ROLE app SET default_transaction_read_only = off").await;
+    refused(&stage, "role-writes-on", &["--stop-writes"]).await;
+    stage
+        .on_publisher(
+            "ALTER ROLE app RESET default_transaction_read_only; GRANT ALL ON orders, orders_id_seq TO app",
+        )
+        .await;
+
+    let app = stage.pair.publisher.conninfo_as("app", DATABASE);
+    let writer = tokio::spawn(async move {
+        loop {
+            let Ok(client) = connect(&app).await else { continue };
+            let _ = client.batch_execute("SET default_transaction_read_only = off").await;
+            while client.batch_execute("INSERT INTO orders (note) VALUES ('stubborn')").await.is_ok() {}
+        }
+    });
+    wait_for(&stage.pair.publisher_conninfo(), "the writer", "SELECT count(*) > 600 FROM orders")
+        .await
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let cut = run(&stage.pair, directory.path(), &["--stop-writes", "--wait=5s"]);
+    writer.abort();
+    assert_eq!(cut.code(), 1, "{}", cut.all());
+    let code = blocker(&cut);
+    let expected = ["writes-go-on", "open-transaction", "sequence-moved", "sessions-stay"];
+    assert!(expected.contains(&code.as_str()), "{}", cut.all());
+    assert!(database_settings(&stage.pair).await.is_empty(), "{}", cut.all());
+    assert!(!directory.path().join("certificate.json").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_in_the_middle() {
+    let stage = at_rest(15, 18).await;
+    let holder = stage.pair.on_subscriber().await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE orders IN EXCLUSIVE MODE").await.unwrap();
+    stage.on_publisher("INSERT INTO orders (note) VALUES ('late')").await;
+    let before = fingerprint(&stage).await;
+    let directory = tempfile::tempdir().unwrap();
+    let first = command(&stage.pair, directory.path(), &["--wait=30s"]).spawn().unwrap();
+    let locked = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND classid = 1936028019";
+    wait_for(&stage.pair.publisher_conninfo(), "the first cutover", locked).await.unwrap();
+    // A second one at the same time.
+    let second = run(&stage.pair, tempfile::tempdir().unwrap().path(), &[]);
+    assert_eq!((second.code(), blocker(&second).as_str()), (4, "another-cutover"), "{}", second.all());
+    // It waits for the applier, and has seen the sequences by then.
+    let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%pg_logical_emit_message%' AND pid <> pg_backend_pid()";
+    wait_for(&stage.pair.publisher_conninfo(), "it to wait", waits).await.unwrap();
+    stage.on_subscriber("ALTER TABLE items ALTER id DROP IDENTITY").await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let mut first = first;
+    let status = first.wait_exit(PATIENCE).unwrap();
+    let output = first.stdout_lines().join("\n");
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("NO: sequence-gone"), "{output}");
+    let after = fingerprint(&stage).await;
+    assert_eq!(after.0["public.orders_id_seq"].1, before.0["public.orders_id_seq"].1);
+    assert_eq!(after.1, before.1);
+}

@@ -1,0 +1,332 @@
+//! `seqshadow cutover`. See [`crate::ops::cutover`].
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode as ProcessExit;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::VerbArgs;
+use super::show::count;
+use super::verb;
+use crate::config::{self, Layer, Settings, parse_duration, parse_table};
+use crate::conninfo::Environment;
+use crate::demo::text::hang;
+use crate::exit::ExitCode;
+use crate::ops::OpsError;
+use crate::ops::cutover::certificate::{Certificate, Timing};
+use crate::ops::cutover::lost::{MARGIN, Statement, without_publisher};
+use crate::ops::cutover::stop::{Shut, Stop};
+use crate::ops::cutover::{Answer, AppliedBy, Request, Watch, cutover, writes};
+use crate::ops::survey::Depth;
+use crate::sides::{Needs, Sides, SidesError};
+
+/// Flags of `cutover`.
+#[derive(Args, Clone, Debug)]
+pub struct CutoverArgs {
+    /// Stop the application's writes: the publisher's database becomes read-only by default, its sessions end
+    #[arg(long)]
+    stop_writes: bool,
+    /// Let the writes go on again that a cutover has stopped, and end
+    #[arg(long, conflicts_with_all = ["stop_writes", "publisher_lost", "dry_run"])]
+    abort: bool,
+    /// Only say whether anything stands against it now
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait for anything no longer than this, all in all
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    wait: Duration,
+    /// No lead: each sequence gets the publisher's own state, unless it is past that already
+    #[arg(long)]
+    exact: bool,
+    /// Scan the columns that have no index, and ids inside text, however long it takes
+    #[arg(long)]
+    full: bool,
+    /// Who applies is no subscription, and confirms on this slot what is durable on the subscriber
+    #[arg(long, value_name = "NAME", conflicts_with = "heartbeat")]
+    applier_slot: Option<String>,
+    /// Who applies is no subscription: a row of this published table (with a column token text) is waited for
+    #[arg(long, value_name = "TABLE")]
+    heartbeat: Option<String>,
+    /// Cut the databases of this configuration over as well, all or none; repeatable
+    #[arg(long, value_name = "FILE")]
+    also: Vec<PathBuf>,
+    /// Where the certificate goes, - for standard output [default: seqshadow-certificate-TIME.json]
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// The publisher is gone for good: from what is on the subscriber, without a certificate
+    #[arg(long, conflicts_with_all = ["stop_writes", "exact", "also", "dry_run"])]
+    publisher_lost: bool,
+    /// With --publisher-lost: how many ids are left free
+    #[arg(long, value_name = "IDS", default_value_t = MARGIN, requires = "publisher_lost")]
+    margin: u64,
+    #[command(flatten)]
+    common: VerbArgs,
+}
+
+/// Exit 0 with a certificate, 1 with what stands against it.
+#[must_use]
+pub fn run(args: &CutoverArgs) -> ProcessExit {
+    verb::run(&args.common, async |settings, environment| {
+        if args.abort {
+            return abort(&settings, &environment).await;
+        }
+        if args.publisher_lost {
+            return lost(args, &settings, &environment).await;
+        }
+        gate(args, settings, &environment).await
+    })
+}
+
+async fn abort(settings: &Settings, environment: &Environment) -> Result<ExitCode, OpsError> {
+    let sides = Sides::find(settings, environment, Needs::ADDRESSES).await?;
+    let publisher = sides.publisher().await?;
+    let database = sides.publisher_conninfo.dbname().to_owned();
+    let done = writes::abort(&publisher.client).await?;
+    verb::print(&if done {
+        format!("the writes to database {database} of the publisher go on again: new sessions may write\n")
+    } else {
+        format!("the writes to database {database} of the publisher are not stopped; nothing was changed\n")
+    })?;
+    Ok(ExitCode::Success)
+}
+
+async fn lost(
+    args: &CutoverArgs,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<ExitCode, OpsError> {
+    let depth = if args.full { Depth::Scan } else { Depth::Indexes };
+    let statement = without_publisher(settings, environment, args.margin, depth).await?;
+    if args.common.json {
+        verb::print_json(&statement)?;
+    } else {
+        verb::print(&lost_text(&statement))?;
+    }
+    Ok(if statement.failed.is_empty() { ExitCode::Success } else { ExitCode::NotReady })
+}
+
+fn lost_text(statement: &Statement) -> String {
+    let mut out = format!(
+        "WITHOUT THE PUBLISHER, and so without a certificate: {} moved, {} in place, by what is on {}\n",
+        count(statement.moved.len(), "sequence"),
+        statement.in_place,
+        statement.subscriber
+    );
+    for failed in &statement.failed {
+        out += &hang(&format!("NOT moved: {}: {}", failed.sequence, failed.reason), 2);
+    }
+    for gap in &statement.gaps {
+        out += &hang(gap, 2);
+    }
+    out += "Not known to anybody:\n";
+    for unknown in &statement.not_known {
+        out += &hang(&format!("- {unknown}"), 2);
+    }
+    out
+}
+
+async fn gate(
+    args: &CutoverArgs,
+    settings: Settings,
+    environment: &Environment,
+) -> Result<ExitCode, OpsError> {
+    let mut databases = vec![settings];
+    for file in &args.also {
+        // Neither flags nor the environment: they name the first one.
+        let loaded = config::load(&Layer::default(), Some(file), &config::Environment::default());
+        databases.push(loaded.map_err(SidesError::from)?.settings);
+    }
+    let applier = match (&args.applier_slot, &args.heartbeat) {
+        (Some(slot), _) => Some(AppliedBy::Slot(slot.clone())),
+        (None, Some(table)) => {
+            Some(AppliedBy::Heartbeat(parse_table(table).map_err(|error| SidesError::Setting {
+                what: format!("--heartbeat: {error}"),
+                action: "give a table as schema.name".to_owned(),
+            })?))
+        }
+        (None, None) => None,
+    };
+    let request = Request {
+        stop_writes: args.stop_writes,
+        wait: args.wait,
+        exact: args.exact,
+        depth: if args.full { Depth::Scan } else { Depth::Indexes },
+        applier,
+        dry_run: args.dry_run,
+    };
+    // Before anybody is kept from writing it must be certain that there is a place for the certificate.
+    let place = if args.dry_run { None } else { Place::open(args)? };
+    let mut screen = Screen { json: args.common.json };
+    let outcome = cutover(&databases, environment, &request, &mut screen, signalled()).await;
+    match outcome {
+        Ok(Answer::NothingAgainstIt) => {
+            verb::print("nothing stands against the cutover now; nothing was changed\n")?;
+            Ok(ExitCode::Success)
+        }
+        Ok(Answer::Yes(certificate)) => {
+            let text = certificate.text()?;
+            if args.common.json {
+                verb::print(&text)?;
+            }
+            let written = match place {
+                Some(place) => place.keep(&text)?,
+                None => "on standard output".to_owned(),
+            };
+            if !args.common.json {
+                verb::print(&yes(&certificate, &written))?;
+                if written == "on standard output" {
+                    verb::print(&text)?;
+                }
+            }
+            Ok(ExitCode::Success)
+        }
+        Err(shut) => {
+            if let Some(place) = place {
+                place.give_up();
+            }
+            no(args, shut)
+        }
+    }
+}
+
+/// The first signal that asks us to end.
+async fn signalled() -> &'static str {
+    let (Ok(mut term), Ok(mut interrupt), Ok(mut hup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        _ = hup.recv() => "SIGHUP",
+    }
+}
+
+/// Where the certificate goes: written beside its place first, so that there is never half of one.
+struct Place {
+    file: File,
+    beside: PathBuf,
+    path: PathBuf,
+}
+
+impl Place {
+    fn open(args: &CutoverArgs) -> Result<Option<Self>, OpsError> {
+        let path = match &args.certificate {
+            Some(path) if path == Path::new("-") => return Ok(None),
+            Some(path) => path.clone(),
+            None if args.common.json => return Ok(None),
+            None => {
+                let at: String = crate::ops::now().chars().filter(|c| !matches!(c, '-' | ':')).collect();
+                PathBuf::from(format!("seqshadow-certificate-{at}.json"))
+            }
+        };
+        let mut beside = path.clone().into_os_string();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let file = File::create(&beside).map_err(|error| SidesError::Setting {
+            what: format!("there is no place for the certificate: {}: {error}", path.display()),
+            action: "name another with --certificate FILE".to_owned(),
+        })?;
+        Ok(Some(Place { file, beside, path }))
+    }
+
+    fn keep(mut self, text: &str) -> Result<String, OpsError> {
+        let kept = self
+            .file
+            .write_all(text.as_bytes())
+            .and_then(|()| self.file.sync_all())
+            .and_then(|()| std::fs::rename(&self.beside, &self.path));
+        kept.map_err(|source| OpsError::Io { what: self.path.display().to_string(), source })?;
+        Ok(self.path.display().to_string())
+    }
+
+    fn give_up(self) {
+        let _ = std::fs::remove_file(&self.beside);
+    }
+}
+
+/// Tells how it goes on.
+struct Screen {
+    json: bool,
+}
+
+impl Watch for Screen {
+    fn step(&mut self, timing: &Timing) {
+        let seconds = std::time::Duration::from_millis(timing.milliseconds).as_secs_f64();
+        let pause = if timing.paused { "pause" } else { "     " };
+        let line = format!("{seconds:7.3} s  {pause}  {}\n", timing.step);
+        // With --json standard output is for programs.
+        if self.json {
+            eprint!("{line}");
+        } else {
+            let _ = verb::print(&line);
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        eprint!("{}", hang(&format!("seqshadow: {text}"), 2));
+    }
+}
+
+fn yes(certificate: &Certificate, written: &str) -> String {
+    let sequences: usize = certificate.databases.iter().map(|one| one.sequences.len()).sum();
+    let mut out = format!(
+        "\nYES: {} of {} proven past everything.\n",
+        count(sequences, "sequence"),
+        count(certificate.databases.len(), "database")
+    );
+    let pause = std::time::Duration::from_millis(certificate.write_pause_ms).as_secs_f64();
+    out += &format!("The write pause until the proof was {pause:.3} s, and goes on.\n");
+    for one in &certificate.databases {
+        out += &hang(&format!("{}: proven up to {}", one.database, one.proven_up_to_lsn), 2);
+        for note in &one.notes {
+            out += &hang(&format!("  note: {note}"), 4);
+        }
+        let aside = one.sequences.iter().filter(|proof| !proof.set_aside.is_empty());
+        for proof in aside {
+            let ids = proof.set_aside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            out += &hang(&format!("  set aside, not part of the proof: {} {ids}", proof.sequence), 4);
+        }
+    }
+    out + &format!("certificate: {written}\n") + "Next: let the application use the subscriber.\n"
+}
+
+fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
+    let changed = if shut.sequences_moved {
+        "Sequences of the subscriber were moved forwards, which harms nothing; nothing else was changed."
+    } else {
+        "Nothing was changed."
+    };
+    match shut.stop {
+        Stop::Blocked(blocker) => {
+            if args.common.json {
+                verb::print_json(&serde_json::json!({
+                    "schema": "seqshadow.blocker/1",
+                    "blocker": blocker,
+                    "sequences_moved": shut.sequences_moved,
+                }))?;
+            } else {
+                let what = hang(&format!("  {}", blocker.what), 2);
+                let action = hang(&format!("  {}", blocker.action), 2);
+                verb::print(&format!(
+                    "\nNO: {} (database {})\n{what}{action}{changed}\n",
+                    blocker.code, blocker.database
+                ))?;
+            }
+            Ok(if blocker.code == "another-cutover" { ExitCode::Refused } else { ExitCode::NotReady })
+        }
+        Stop::Failed(error) => {
+            eprintln!("seqshadow: no certificate. {changed}");
+            Err(error)
+        }
+        Stop::Interrupted(signal) => {
+            eprintln!("seqshadow: interrupted by {signal}, no certificate. {changed}");
+            Ok(ExitCode::NotReady)
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Who applies the rows on the subscriber, and the proof that all up to a position are applied.
+//!
+//! The proof is the position that the applier's slot has confirmed: a native subscription confirms only what it has
+//! applied and flushed. `latest_end_lsn` of `pg_stat_subscription` is only what was received, and proves nothing.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::stop::{Blocker, Stop};
+use crate::ops::ask::Side;
+use crate::sides::{Sides, SidesError};
+use crate::types::{Lsn, QualifiedName, quote_identifier};
+
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Who applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applier {
+    /// A native subscription and its slot.
+    Subscription { name: String, slot: String },
+    /// Another program that confirms on this slot what it has applied durably.
+    Slot(String),
+    /// Another program, whatever it confirms: a row of this published table is written, and waited for. The table has a
+    /// column `token text`.
+    Heartbeat(QualifiedName),
+}
+
+impl Applier {
+    /// For the certificate.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Applier::Subscription { name, .. } => format!("subscription {}", quote_identifier(name)),
+            Applier::Slot(slot) => format!("slot {slot}"),
+            Applier::Heartbeat(table) => format!("heartbeat in {table}"),
+        }
+    }
+
+    /// Whether it could do its work now, as far as that can be known before the pause.
+    pub(super) async fn check(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {
+        match self {
+            Applier::Subscription { name, slot } => {
+                if let Some(subscription) = sides.subscriptions.iter().find(|s| s.name == *name)
+                    && !subscription.enabled
+                {
+                    let name = quote_identifier(name);
+                    return Err(Blocker::new(
+                        "subscription-disabled",
+                        format!("subscription {name} is disabled, so that no row is applied"),
+                        format!("on the subscriber: ALTER SUBSCRIPTION {name} ENABLE;"),
+                    )
+                    .into());
+                }
+                relations_ready(&sides.subscriber.client, name).await?;
+                confirmed(publisher, slot).await.map(drop)
+            }
+            Applier::Slot(slot) => confirmed(publisher, slot).await.map(drop),
+            Applier::Heartbeat(table) => {
+                for (side, client) in
+                    [(Side::Publisher, publisher), (Side::Subscriber, &sides.subscriber.client)]
+                {
+                    side.rows(client, &format!("SELECT token FROM {table} LIMIT 0"), &[]).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until everything that was committed before `upto` is applied. `nudge` moves the publisher's WAL a little, for
+    /// an applier that says how far it is only when there is something new.
+    pub(super) async fn wait(
+        &self,
+        sides: &Sides,
+        publisher: &Client,
+        upto: Lsn,
+        give_up: Instant,
+    ) -> Result<(), Stop> {
+        match self {
+            Applier::Subscription { name, slot } => {
+                self.wait_confirmed(sides, publisher, slot, upto, give_up).await?;
+                relations_ready(&sides.subscriber.client, name).await
+            }
+            Applier::Slot(slot) => self.wait_confirmed(sides, publisher, slot, upto, give_up).await,
+            // Its row was committed before `upto`, and the fence was waited for by `beat`.
+            Applier::Heartbeat(_) => Ok(()),
+        }
+    }
+
+    /// Writes the heartbeat and waits until the subscriber has it; nothing for the others.
+    pub(super) async fn beat(
+        &self,
+        sides: &Sides,
+        publisher: &Client,
+        token: &str,
+        give_up: Instant,
+    ) -> Result<(), Stop> {
+        let Applier::Heartbeat(table) = self else { return Ok(()) };
+        let insert = format!("INSERT INTO {table} (token) VALUES ($1)");
+        Side::Publisher.rows(publisher, &insert, &[&token]).await?;
+        let look = format!("SELECT EXISTS (SELECT FROM {table} WHERE token = $1)");
+        loop {
+            let there: bool = Side::Subscriber.value(&sides.subscriber.client, &look, &[&token]).await?;
+            if there {
+                return Ok(());
+            }
+            if Instant::now() > give_up {
+                return Err(Blocker::new(
+                    "applier-lags",
+                    format!("the heartbeat row in {table} has not reached the subscriber"),
+                    "see what keeps the applier, or wait longer with --wait",
+                )
+                .into());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn wait_confirmed(
+        &self,
+        sides: &Sides,
+        publisher: &Client,
+        slot: &str,
+        upto: Lsn,
+        give_up: Instant,
+    ) -> Result<(), Stop> {
+        loop {
+            let now = confirmed(publisher, slot).await?;
+            if now >= upto {
+                return Ok(());
+            }
+            if Instant::now() > give_up {
+                let short = upto.bytes_since(now);
+                let why = self.why_not(&sides.subscriber.client).await?;
+                return Err(Blocker::new(
+                    "applier-lags",
+                    format!(
+                        "{} has applied up to {now}, {short} bytes short of {upto}{why}",
+                        self.describe()
+                    ),
+                    "see the subscriber's log for what keeps it, or wait longer with --wait",
+                )
+                .into());
+            }
+            // An applier on an idle publisher is asked how far it is only when there is something new.
+            emit(publisher, "").await?;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What the subscriber can tell of a subscription that does not get on.
+    async fn why_not(&self, subscriber: &Client) -> Result<String, SidesError> {
+        let Applier::Subscription { name, .. } = self else { return Ok(String::new()) };
+        let sql = "SELECT (SELECT subenabled FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+                            WHERE d.datname = current_database() AND s.subname = $1),
+                          EXISTS (SELECT FROM pg_stat_subscription WHERE subname = $1 AND pid IS NOT NULL)";
+        let rows = Side::Subscriber.rows(subscriber, sql, &[&name]).await?;
+        let Some(row) = rows.first() else { return Ok(String::new()) };
+        let (enabled, works): (Option<bool>, bool) =
+            (Side::Subscriber.get(row, 0)?, Side::Subscriber.get(row, 1)?);
+        Ok(match (enabled, works) {
+            (None, _) => "; the subscription is gone".to_owned(),
+            (Some(false), _) => "; it is disabled".to_owned(),
+            (_, false) => "; no worker of it runs now: it fails, or waits for a free worker".to_owned(),
+            _ => String::new(),
+        })
+    }
+}
+
+/// Every relation of the subscription must be copied and followed.
+async fn relations_ready(subscriber: &Client, subscription: &str) -> Result<(), Stop> {
+    // pg_subscription.oid is not for ordinary roles on 12; the name of our database's subscription is.
+    let sql = "SELECT format('%s (%s)', r.srrelid::regclass, r.srsubstate) FROM pg_subscription_rel r
+                WHERE r.srsubstate <> 'r' ORDER BY 1";
+    let rows = Side::Subscriber.rows(subscriber, sql, &[]).await?;
+    let names: Vec<String> = rows.iter().map(|row| Side::Subscriber.get(row, 0)).collect::<Result<_, _>>()?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let shown = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    Err(Blocker::new(
+        "table-not-ready",
+        format!(
+            "{} of subscription {} not copied and followed yet: {shown}",
+            if names.len() == 1 { "a table is".to_owned() } else { format!("{} tables are", names.len()) },
+            quote_identifier(subscription)
+        ),
+        "wait until srsubstate is 'r' for every table in pg_subscription_rel on the subscriber",
+    )
+    .into())
+}
+
+/// What a slot has confirmed.
+pub(super) async fn confirmed(publisher: &Client, slot: &str) -> Result<Lsn, Stop> {
+    let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots WHERE slot_name = $1";
+    let rows = Side::Publisher.rows(publisher, sql, &[&slot]).await?;
+    let Some(row) = rows.first() else {
+        return Err(Blocker::new(
+            "slot-missing",
+            format!("the applier's slot {slot} is not on the publisher"),
+            "see whether --publisher names the server that feeds the subscriber",
+        )
+        .into());
+    };
+    Ok(Side::Publisher.get(row, 0)?)
+}
+
+/// Writes a transactional logical message, and returns a position past its commit.
+pub(super) async fn emit(publisher: &Client, text: &str) -> Result<Lsn, SidesError> {
+    Side::Publisher
+        .rows(publisher, "SELECT pg_logical_emit_message(true, 'seqshadow', $1::text)", &[&text])
+        .await?;
+    Side::Publisher.value(publisher, "SELECT pg_current_wal_insert_lsn()", &[]).await
+}

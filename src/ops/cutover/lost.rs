@@ -1,0 +1,99 @@
+//! `cutover --publisher-lost`: the publisher is gone. From what is on the subscriber, with a wide margin.
+//!
+//! There is no certificate: ids that were committed on the publisher and never came here are not known to anybody. What
+//! is written instead is a [`Statement`] of what was done, and of what is not known.
+
+use serde::Serialize;
+
+use crate::config::Settings;
+use crate::conninfo::Environment;
+use crate::ops::OpsError;
+use crate::ops::survey::{Depth, subscriber_alone};
+use crate::ops::sync::{Failed, Moved, Mover};
+use crate::plan::Lead;
+use crate::sides::{SidesError, connect_subscriber, conninfo};
+use crate::sql;
+use crate::subscriber::advance::Advancer;
+
+/// The name and version of the JSON.
+pub const SCHEMA: &str = "seqshadow.statement/1";
+
+/// How many ids are left free, unless the operator says otherwise: what a busy application draws in the minutes that
+/// its last rows may be behind.
+pub const MARGIN: u64 = 100_000;
+
+/// What was done without the publisher. Serialized as it is written.
+#[derive(Clone, Debug, Serialize)]
+pub struct Statement {
+    pub schema: &'static str,
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub database: String,
+    pub subscriber: String,
+    /// Steps that each sequence was put past what is known, fewer where little is left of it.
+    pub margin: u64,
+    pub moved: Vec<Moved>,
+    pub in_place: usize,
+    pub excluded: usize,
+    pub failed: Vec<Failed>,
+    /// Columns that were not looked at, and ids that were not followed.
+    pub gaps: Vec<String>,
+    /// What nobody knows.
+    pub not_known: Vec<String>,
+}
+
+/// Brings the subscriber's sequences up from what is there.
+///
+/// # Errors
+/// [`OpsError::Refused`] where the publisher answers after all; else what went wrong on the subscriber.
+pub async fn without_publisher(
+    settings: &Settings,
+    environment: &Environment,
+    margin: u64,
+    depth: Depth,
+) -> Result<Statement, OpsError> {
+    if settings.publisher.is_some() {
+        let conninfo = conninfo(settings.publisher.as_ref(), "publisher", settings, environment)?;
+        if let Ok(connection) = sql::connect(&conninfo, "publisher").await {
+            return Err(OpsError::Refused {
+                what: format!("the publisher {} answers", connection.peer),
+                action: "cut over without --publisher-lost, or take it away from here first".to_owned(),
+            });
+        }
+    }
+    let (subscriber, subscriber_conninfo) = connect_subscriber(settings, environment).await?;
+    let client = &subscriber.client;
+    let mut survey = subscriber_alone(client, settings, depth).await?;
+    let advancer = Advancer::prepare(client).await.map_err(SidesError::on_subscriber)?;
+    let mover = Mover { client, advancer: &advancer };
+    let synced = mover.sync(&mut survey, Lead::Steps(margin), |_, _| {}).await?;
+    let mut gaps = Vec::new();
+    for one in &survey.sequences {
+        let name = &one.managed.sequence.name;
+        gaps.extend(one.gaps.iter().map(|gap| format!("{name}: {gap}")));
+        gaps.extend(
+            one.managed
+                .set_aside()
+                .map(|id| format!("{name}: id {id} lies too far out and was not followed")),
+        );
+    }
+    Ok(Statement {
+        schema: SCHEMA,
+        at: crate::ops::now(),
+        database: subscriber_conninfo.dbname().to_owned(),
+        subscriber: subscriber.peer,
+        margin,
+        moved: synced.moved,
+        in_place: synced.in_place,
+        excluded: synced.excluded,
+        failed: synced.failed,
+        gaps,
+        not_known: [
+            "rows that were committed on the publisher and had not arrived here, and their ids",
+            "ids drawn there and used outside the database (sent to customers, printed, exported)",
+            "sequences whose values no column here holds: only their margin covers them",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    })
+}

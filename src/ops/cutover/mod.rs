@@ -1,0 +1,208 @@
+//! `seqshadow cutover`: the gate. It says yes with a certificate, or no and the first thing that stands against it.
+//!
+//! In this order, for all databases of one call together:
+//!
+//! 1. everything that can be known before the pause: the applier works and has caught up, no prepared transaction, every
+//!    sequence can be proven or moved;
+//! 2. [`witness`] takes its place, so that no published row goes unseen from here on;
+//! 3. the writes are stopped ([`writes`]), or the operator has done so; nobody has a transaction that could still commit;
+//! 4. the fence: a logical message on the publisher; the applier has durably applied all that was committed before it
+//!    ([`applier`]), and so has our own sidecar, where one runs;
+//! 5. the last look at every sequence and table of both sides, the last advance, and the proof;
+//! 6. a second look at the publisher's sequences and a second word of the witness: nothing has moved since the fence.
+//!
+//! Until the fifth nothing is changed but what [`writes`] undoes. What the fifth changes is only ever forwards.
+
+pub mod applier;
+pub mod certificate;
+mod gate;
+pub mod lost;
+pub mod stop;
+mod witness;
+pub mod writes;
+
+use std::time::{Duration, Instant};
+
+use applier::Applier;
+use certificate::{Certificate, Timing};
+use gate::Gate;
+use stop::{Blocker, Shut, Stop};
+
+use crate::config::Settings;
+use crate::conninfo::Environment;
+use crate::ops::survey::Depth;
+use crate::sides::{Needs, Sides};
+use crate::types::QualifiedName;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Stop the application's writes ourselves; otherwise it was done, and is proven.
+    pub stop_writes: bool,
+    /// How long anything is waited for, all in all.
+    pub wait: Duration,
+    /// No lead: each sequence gets the publisher's own state, where it is not past it already.
+    pub exact: bool,
+    pub depth: Depth,
+    /// Who applies, where it is not the subscription.
+    pub applier: Option<AppliedBy>,
+    /// Only what can be known before the pause.
+    pub dry_run: bool,
+}
+
+/// Another applier than a native subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppliedBy {
+    Slot(String),
+    Heartbeat(QualifiedName),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Answer {
+    Yes(Box<Certificate>),
+    /// Nothing stands against it now; of a dry run.
+    NothingAgainstIt,
+}
+
+/// How a step went, for whoever watches.
+pub trait Watch {
+    /// A step is done.
+    fn step(&mut self, timing: &Timing);
+    /// Something a person should know.
+    fn note(&mut self, text: &str);
+}
+
+/// Cuts `databases` over together: all or none. `interrupted` ends it early, and whatever was stopped goes on.
+///
+/// # Errors
+/// Why there is no certificate. By then the writes go on again, or the error says how to let them.
+pub async fn cutover(
+    databases: &[Settings],
+    environment: &Environment,
+    request: &Request,
+    watch: &mut dyn Watch,
+    interrupted: impl Future<Output = &'static str>,
+) -> Result<Answer, Shut> {
+    let mut sides = Vec::new();
+    for settings in databases {
+        let found = Sides::find(settings, environment, Needs::PUBLICATIONS).await;
+        sides.push(found.map_err(Stop::from)?);
+    }
+    let mut gates = Vec::new();
+    for (settings, sides) in databases.iter().zip(&sides) {
+        let applier = whose(sides, request)?;
+        gates.push(Gate::open(settings, sides, applier, request).await?);
+    }
+    let outcome = tokio::select! {
+        outcome = pass(&mut gates, request, watch) => outcome,
+        signal = interrupted => Err(Stop::Interrupted(signal)),
+    };
+    if outcome.is_err() {
+        for gate in &mut gates {
+            gate.undo(watch).await;
+        }
+    }
+    let sequences_moved = gates.iter().any(Gate::has_moved);
+    outcome.map_err(|stop| Shut { stop, sequences_moved })
+}
+
+fn whose(sides: &Sides, request: &Request) -> Result<Applier, Stop> {
+    match &request.applier {
+        Some(AppliedBy::Slot(slot)) => return Ok(Applier::Slot(slot.clone())),
+        Some(AppliedBy::Heartbeat(table)) => return Ok(Applier::Heartbeat(table.clone())),
+        None => {}
+    }
+    let Some(subscription) = &sides.chosen else {
+        return Err(Blocker::new(
+            "no-applier",
+            "nobody is known to apply the rows: the subscriber has no subscription to go by",
+            "name the applier's slot with --applier-slot, or a published table with --heartbeat",
+        )
+        .into());
+    };
+    let Some(slot) = &subscription.slot else {
+        return Err(Blocker::new(
+            "subscription-without-slot",
+            format!("subscription {} has no slot, so that nothing is applied", subscription.name),
+            "ALTER SUBSCRIPTION … SET (slot_name = …) on the subscriber",
+        )
+        .into());
+    };
+    Ok(Applier::Subscription { name: subscription.name.clone(), slot: slot.clone() })
+}
+
+/// Measures the steps.
+struct Clock<'w> {
+    watch: &'w mut dyn Watch,
+    last: Instant,
+    timings: Vec<Timing>,
+}
+
+impl Clock<'_> {
+    fn step(&mut self, step: &'static str, paused: bool) {
+        let timing = Timing { step, milliseconds: millis(self.last.elapsed()), paused };
+        self.last = Instant::now();
+        self.watch.step(&timing);
+        self.timings.push(timing);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) -> Result<Answer, Stop> {
+    let give_up = Instant::now() + request.wait;
+    let mut clock = Clock { watch, last: Instant::now(), timings: Vec::new() };
+    for gate in &mut *gates {
+        let looked = gate.before_the_pause(give_up).await;
+        gate.named(looked)?;
+    }
+    clock.step("looked at everything before the pause", false);
+    if request.dry_run {
+        return Ok(Answer::NothingAgainstIt);
+    }
+    for gate in &mut *gates {
+        let placed = gate.place_witness(give_up).await;
+        gate.named(placed)?;
+    }
+    clock.step("a witness of every published row is in place", false);
+    let paused = Instant::now();
+    for gate in &mut *gates {
+        let stopped = gate.stop_writes(request.stop_writes, give_up).await;
+        gate.named(stopped)?;
+    }
+    let said = if request.stop_writes { "the writes are stopped" } else { "nobody writes" };
+    clock.step(said, true);
+    for gate in &mut *gates {
+        let fenced = gate.fence(give_up).await;
+        gate.named(fenced)?;
+    }
+    for gate in &mut *gates {
+        let applied = gate.wait_applied(give_up).await;
+        gate.named(applied)?;
+    }
+    clock.step("all that was committed before the fence is applied", true);
+    for gate in &mut *gates {
+        let looked = gate.last_look().await;
+        gate.named(looked)?;
+    }
+    clock.step("the last look at sequences and tables of both sides", true);
+    // Only now, when no database stands against it, is anything moved.
+    for gate in &mut *gates {
+        let advanced = gate.advance().await;
+        gate.named(advanced)?;
+    }
+    clock.step("the last advance, durable", true);
+    for gate in &mut *gates {
+        let proven = gate.prove(give_up).await;
+        gate.named(proven)?;
+    }
+    clock.step("proven: nothing has moved on the publisher since the fence", true);
+    let pause = paused.elapsed();
+    let databases = gates.iter_mut().map(|gate| gate.certify()).collect();
+    let certificate =
+        Certificate::new(databases, std::mem::take(&mut clock.timings), millis(pause), request.exact);
+    Ok(Answer::Yes(Box::new(certificate)))
+}

@@ -1,0 +1,200 @@
+//! Stopping the application's writes on the publisher, and letting them go on again.
+//!
+//! In: a connection of its own to the publisher's database. What is changed is one setting of the database, so that
+//! `--abort` finds it also after a crash: there is no other record.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::stop::Blocker;
+use crate::ops::ask::Side;
+use crate::publisher::connection::APPLICATION_NAME;
+use crate::sides::SidesError;
+use crate::sql::SqlError;
+use crate::types::{quote_identifier, quote_literal};
+
+/// The setting that makes new transactions read-only, unless they ask for something else.
+const SETTING: &str = "default_transaction_read_only";
+
+/// How often to look whether the sessions are gone.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What has to be put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Undo {
+    database: String,
+    /// What the setting was for this database; nothing where it was not set.
+    before: Option<String>,
+}
+
+impl Undo {
+    /// The statement that lets writes go on.
+    pub(super) fn sql(&self) -> String {
+        let database = quote_identifier(&self.database);
+        match &self.before {
+            Some(value) => format!("ALTER DATABASE {database} SET {SETTING} = {};", quote_literal(value)),
+            None => format!("ALTER DATABASE {database} RESET {SETTING};"),
+        }
+    }
+
+    /// Puts it back.
+    pub(super) async fn run(&self, client: &Client) -> Result<(), SidesError> {
+        Side::Publisher.run(client, &self.sql()).await
+    }
+}
+
+/// What the database's own setting is.
+pub(super) async fn setting(client: &Client) -> Result<Option<String>, SidesError> {
+    let sql = "SELECT substr(config, length($1) + 2) FROM pg_db_role_setting s, unnest(s.setconfig) AS config
+                WHERE s.setrole = 0 AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND config LIKE $1 || '=%'";
+    let rows = Side::Publisher.rows(client, sql, &[&SETTING]).await?;
+    rows.first().map(|row| Side::Publisher.get(row, 0)).transpose()
+}
+
+/// Lets the writes of the database go on, whoever stopped them. Says whether there was anything to do.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn abort(client: &Client) -> Result<bool, SidesError> {
+    if !are_stopped(client).await? {
+        return Ok(false);
+    }
+    let database: String = Side::Publisher.value(client, "SELECT current_database()::text", &[]).await?;
+    Undo { database, before: None }.run(client).await?;
+    Ok(true)
+}
+
+/// Whether new transactions of an ordinary session in this database are read-only.
+pub(super) async fn are_stopped(client: &Client) -> Result<bool, SidesError> {
+    let own = setting(client).await?;
+    let on = |value: &str| matches!(value, "on" | "true" | "yes" | "1");
+    match own {
+        Some(value) => Ok(on(&value)),
+        None => {
+            let sql = "SELECT reset_val FROM pg_settings WHERE name = $1";
+            let value: String = Side::Publisher.value(client, sql, &[&SETTING]).await?;
+            Ok(on(&value))
+        }
+    }
+}
+
+/// Roles whose own setting would let them write on.
+pub(super) async fn exempt_roles(client: &Client) -> Result<Vec<String>, SidesError> {
+    let sql = "SELECT DISTINCT r.rolname::text FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole,
+                      unnest(s.setconfig) AS config
+                WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                  AND config LIKE $1 || '=%' AND lower(substr(config, length($1) + 2)) IN ('off', 'false', 'no', '0')
+                ORDER BY 1";
+    let rows = Side::Publisher.rows(client, sql, &[&SETTING]).await?;
+    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+}
+
+/// Makes the database read-only by default and ends the sessions of others, so that they come back as readers. `keep`
+/// are sessions of ours.
+///
+/// # Errors
+/// The server's refusal; what was changed by then is in `undo`.
+pub(super) async fn stop(
+    client: &Client,
+    keep: &[i32],
+    patience: Duration,
+    undo: &mut Option<Undo>,
+) -> Result<Result<usize, Blocker>, SidesError> {
+    let database: String = Side::Publisher.value(client, "SELECT current_database()::text", &[]).await?;
+    let before = setting(client).await?;
+    let quoted = quote_identifier(&database);
+    // Noted first: it may take effect although we are told that it failed.
+    *undo = Some(Undo { database, before });
+    let altered = Side::Publisher.run(client, &format!("ALTER DATABASE {quoted} SET {SETTING} = on")).await;
+    if let Err(error) = altered {
+        return refused(
+            error,
+            &format!("GRANT the ownership of database {quoted} to the role, or let a superuser do it"),
+        );
+    }
+    let give_up = Instant::now() + patience;
+    let mut ended = 0;
+    loop {
+        let others = other_sessions(client, keep).await?;
+        if others.is_empty() {
+            return Ok(Ok(ended));
+        }
+        if Instant::now() > give_up {
+            let pids = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Ok(Err(Blocker::new(
+                "sessions-stay",
+                format!("sessions of the database do not end although they were told to: pids {pids}"),
+                "end them by hand on the publisher, and try again",
+            )));
+        }
+        let sql = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM unnest($1::int4[]) AS pid";
+        match Side::Publisher.value::<i64>(client, sql, &[&others]).await {
+            Ok(told) => ended = ended.max(usize::try_from(told).unwrap_or(0)),
+            Err(error) => {
+                return refused(
+                    error,
+                    "GRANT pg_signal_backend TO the role; superusers' sessions end by hand",
+                );
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What our role may not do is a blocker with the right to give; anything else is an error.
+fn refused<T>(error: SidesError, action: &str) -> Result<Result<T, Blocker>, SidesError> {
+    match &error {
+        SidesError::Sql { source: SqlError::Query(source), .. }
+            if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) =>
+        {
+            Ok(Err(Blocker::new(
+                "may-not-stop-writes",
+                format!("our role may not stop the writes: {source}", source = crate::sql::describe(source)),
+                format!(
+                    "on the publisher: {action}; or stop the application yourself and leave --stop-writes out"
+                ),
+            )))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Client sessions in this database but ours and those that replicate.
+async fn other_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
+    // What kind a backend is may be hidden from us; who replicates is not.
+    let sql = "SELECT pid FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ($1)
+                  AND coalesce(backend_type, 'client backend') = 'client backend'
+                  AND coalesce(application_name, '') <> $2
+                  AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL)
+                  AND pid NOT IN (SELECT pid FROM pg_stat_replication)
+                ORDER BY pid";
+    let rows = Side::Publisher.rows(client, sql, &[&keep, &APPLICATION_NAME]).await?;
+    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+}
+
+/// Sessions of this database that have a transaction with an id, which may still commit rows.
+pub(super) async fn writing_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
+    // pg_stat_activity.backend_xid is hidden from ordinary roles, the lock on it is not.
+    let sql = "SELECT DISTINCT l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+                WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+                  AND a.datname = current_database() AND l.pid <> pg_backend_pid() AND l.pid <> ALL ($1)
+                ORDER BY 1";
+    let rows = Side::Publisher.rows(client, sql, &[&keep]).await?;
+    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+}
+
+/// Names of the prepared transactions of this database.
+pub(super) async fn prepared(client: &Client) -> Result<Vec<String>, SidesError> {
+    let sql = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
+    let rows = Side::Publisher.rows(client, sql, &[]).await?;
+    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+}
+
+/// How many other client sessions there are, for the record: each of them could begin to write again.
+pub(super) async fn count_others(client: &Client, keep: &[i32]) -> Result<usize, SidesError> {
+    Ok(other_sessions(client, keep).await?.len())
+}
