@@ -1,6 +1,7 @@
 //! The operator's verbs, against real servers.
 
 mod check;
+mod createsubscriber;
 mod cutover;
 mod manual;
 mod plan_and_sync;
