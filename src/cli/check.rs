@@ -7,7 +7,7 @@ use clap::Args;
 use super::args::VerbArgs;
 use super::show::{Align, Listing, count};
 use super::verb;
-use crate::demo::text::hang;
+use crate::demo::text::wrap;
 use crate::exit::ExitCode;
 use crate::ops::check::{Report, Severity, check, codes};
 
@@ -75,9 +75,11 @@ fn text(report: &Report) -> String {
         let acknowledged = if finding.acknowledged { " (acknowledged)" } else { "" };
         let severity = severity(finding.severity);
         out += &format!("{severity}: {}{acknowledged}\n", finding.code);
-        out += &hang(&format!("  {}{side}: {}", finding.object, finding.message), 2);
-        if let Some(mend) = &finding.mend {
-            out += &format!("    {mend}\n");
+        for line in wrap(&format!("{}{side}: {}", finding.object, finding.message), 2) {
+            out += &format!("{line}\n");
+        }
+        for line in finding.mend.iter().flat_map(|mend| mend.lines()) {
+            out += &format!("    {line}\n");
         }
     }
     let with = |severity| report.findings.iter().filter(|f| f.severity == severity).count();

@@ -4,16 +4,21 @@
 //! topic; each holds its [`Code`]s, which are what `--list` and the manual show. It changes nothing.
 
 mod contents;
+mod pooler;
+mod provider;
 mod sequences;
 mod server;
 
 use serde::Serialize;
 
+use self::provider::Provider;
+use super::ask::Side;
 use super::survey::{Depth, Survey, Surveyor};
 use crate::config::Settings;
 use crate::conninfo::Environment;
 use crate::sides::{Needs, Sides, SidesError};
-use crate::sql::Connection;
+use crate::sql::{Connection, SqlError};
+use crate::types::Lsn;
 
 /// The name and version of the JSON that is printed.
 pub const SCHEMA: &str = "seqshadow.check/1";
@@ -108,6 +113,8 @@ pub(crate) struct Context<'a> {
     pub settings: &'a Settings,
     pub sides: &'a Sides,
     pub publisher: Connection,
+    pub publisher_provider: Provider,
+    pub subscriber_provider: Provider,
     pub survey: Survey,
 }
 
@@ -125,16 +132,30 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
+const NOT_LOOKED_AT: Code = Code {
+    code: "not-looked-at",
+    severity: Severity::Warning,
+    meaning: "A server refused to answer what part of the check asks, so that nothing is known about it.",
+};
+
 /// All codes, by topic.
 #[must_use]
 pub fn codes() -> Vec<Code> {
-    [server::CODES, sequences::CODES, contents::CODES].concat()
+    [
+        &[NOT_LOOKED_AT],
+        server::CODES,
+        provider::CODES,
+        pooler::CODES,
+        sequences::CODES,
+        contents::CODES,
+    ]
+    .concat()
 }
 
 /// Looks at everything. `acknowledged` are codes that a person has taken note of.
 ///
 /// # Errors
-/// Where a server cannot be reached, or its connection is lost.
+/// Where a server cannot be reached, or its connection is lost. What a server refuses to answer is a finding.
 pub async fn check(
     settings: &Settings,
     environment: &Environment,
@@ -142,12 +163,24 @@ pub async fn check(
 ) -> Result<Report, SidesError> {
     let sides = Sides::find(settings, environment, Needs::ADDRESSES).await?;
     let publisher = sides.publisher().await?;
-    let survey = Surveyor::open(&sides, settings).await?.survey(Depth::Indexes).await?;
-    let context = Context { settings, sides: &sides, publisher, survey };
     let mut findings = Vec::new();
-    findings.extend(server::findings(&context).await?);
+    let (survey, refused) = survey(settings, &sides).await?;
+    findings.extend(refused);
+    let publisher_provider = provider::of(Side::Publisher, &publisher.client).await;
+    let subscriber_provider = provider::of(Side::Subscriber, &sides.subscriber.client).await;
+    let context = Context {
+        settings,
+        sides: &sides,
+        publisher,
+        publisher_provider: publisher_provider.unwrap_or_default(),
+        subscriber_provider: subscriber_provider.unwrap_or_default(),
+        survey,
+    };
+    findings.extend(answered("the servers' settings", server::findings(&context).await)?);
+    findings.extend(provider::findings(&context));
+    findings.extend(answered("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));
-    findings.extend(contents::findings(&context).await?);
+    findings.extend(answered("contents", contents::findings(&context).await)?);
     for finding in &mut findings {
         finding.acknowledged = acknowledged.iter().any(|code| code == finding.code);
     }
@@ -161,4 +194,39 @@ pub async fn check(
         ready: !findings.iter().any(Finding::blocks),
         findings,
     })
+}
+
+/// The look at every sequence; an empty one, and a finding, where a server refused it.
+async fn survey(settings: &Settings, sides: &Sides) -> Result<(Survey, Vec<Finding>), SidesError> {
+    let looked = async { Surveyor::open(sides, settings).await?.survey(Depth::Indexes).await };
+    let refused = match looked.await {
+        Ok(survey) => return Ok((survey, Vec::new())),
+        // A connection to each is open: what was refused is one more.
+        Err(SidesError::Sql { side, source: SqlError::Connect(error) }) => {
+            vec![not_looked_at(THE_SEQUENCES, side, &error.to_string())]
+        }
+        Err(error) => answered(THE_SEQUENCES, Err(error))?,
+    };
+    let (role, sequences) = (String::new(), Vec::new());
+    Ok((Survey { tag: Lsn::ZERO, role, sequences, missing_publications: Vec::new() }, refused))
+}
+
+const THE_SEQUENCES: &str = "the sequences";
+
+/// The findings of a topic. What a server refused to answer spoils nothing else; a lost connection does.
+fn answered(topic: &str, findings: Result<Vec<Finding>, SidesError>) -> Result<Vec<Finding>, SidesError> {
+    match findings {
+        Err(SidesError::Sql { side, source: SqlError::Query(error) })
+            if error.as_db_error().is_some() && crate::readings::trouble(&error).is_some() =>
+        {
+            Ok(vec![not_looked_at(topic, side, &crate::sql::describe(&error))])
+        }
+        findings => findings,
+    }
+}
+
+fn not_looked_at(topic: &str, side: &'static str, why: &str) -> Finding {
+    let message = format!("could not be looked at: {why}");
+    let mend = "give our role what the server's answer asks for, and check again";
+    Finding { side: Some(side), ..Finding::new(&NOT_LOOKED_AT, topic, message).mend(mend) }
 }
