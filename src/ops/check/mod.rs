@@ -4,6 +4,7 @@
 //! topic; each holds its [`Code`]s, which are what `--list` and the manual show. It changes nothing.
 
 mod contents;
+mod failover;
 mod pooler;
 mod provider;
 mod sequences;
@@ -144,6 +145,7 @@ pub fn codes() -> Vec<Code> {
     [
         &[NOT_LOOKED_AT],
         server::CODES,
+        failover::CODES,
         provider::CODES,
         pooler::CODES,
         sequences::CODES,
@@ -177,6 +179,7 @@ pub async fn check(
         survey,
     };
     findings.extend(answered("the servers' settings", server::findings(&context).await)?);
+    findings.extend(answered("failover slots", failover::findings(&context).await)?);
     findings.extend(provider::findings(&context));
     findings.extend(answered("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));
@@ -229,4 +232,13 @@ fn not_looked_at(topic: &str, side: &'static str, why: &str) -> Finding {
     let message = format!("could not be looked at: {why}");
     let mend = "give our role what the server's answer asks for, and check again";
     Finding { side: Some(side), ..Finding::new(&NOT_LOOKED_AT, topic, message).mend(mend) }
+}
+
+/// Up to five of `names`, and how many more there are.
+fn up_to_five(names: &[String]) -> String {
+    let shown = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(5) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

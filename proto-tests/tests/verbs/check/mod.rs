@@ -1,6 +1,7 @@
 //! `check`: each finding with the condition on a real server, and silence without it.
 
 mod contents;
+mod failover;
 mod pooler;
 mod provider;
 mod sequences;
@@ -8,8 +9,9 @@ mod server;
 
 use anyhow::Result;
 use proto_tests::pair::Pair;
-use proto_tests::sql::PATIENCE;
+use proto_tests::sql::{PATIENCE, wait_for};
 use proto_tests::verb;
+use seqshadow::demo::servers::Cluster;
 
 /// The findings of one code, as `object: message`; `flags` besides the usual ones.
 pub fn found(pair: &Pair, code: &str, flags: &[&str]) -> Result<Vec<String>> {
@@ -53,4 +55,14 @@ impl Looked {
     pub fn among<'a>(&self, codes: &[&'a str]) -> Vec<&'a str> {
         codes.iter().filter(|code| !self.findings(code).is_empty()).copied().collect()
     }
+}
+
+/// Changes settings that need no restart, and waits until they are in force.
+pub async fn configure(cluster: &Cluster, settings: &[(&str, &str)]) -> Result<()> {
+    cluster.configure(settings)?;
+    for (name, value) in settings {
+        let sql = format!("SELECT current_setting('{name}') = '{value}'");
+        wait_for(&cluster.conninfo("postgres"), &format!("{name} = {value}"), &sql).await?;
+    }
+    Ok(())
 }
