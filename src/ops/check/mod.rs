@@ -7,6 +7,7 @@ mod contents;
 mod failover;
 mod pooler;
 mod provider;
+mod replication;
 mod sequences;
 mod server;
 
@@ -146,6 +147,7 @@ pub fn codes() -> Vec<Code> {
         &[NOT_LOOKED_AT],
         server::CODES,
         failover::CODES,
+        replication::CODES,
         provider::CODES,
         pooler::CODES,
         sequences::CODES,
@@ -180,6 +182,7 @@ pub async fn check(
     };
     findings.extend(answered("the servers' settings", server::findings(&context).await)?);
     findings.extend(answered("failover slots", failover::findings(&context).await)?);
+    findings.extend(answered("replication slots", replication::findings(&context).await)?);
     findings.extend(provider::findings(&context));
     findings.extend(answered("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));

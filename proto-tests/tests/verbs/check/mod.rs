@@ -4,6 +4,7 @@ mod contents;
 mod failover;
 mod pooler;
 mod provider;
+mod replication;
 mod sequences;
 mod server;
 
