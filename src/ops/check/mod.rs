@@ -8,6 +8,7 @@ mod failover;
 mod pooler;
 mod provider;
 mod replication;
+mod rights;
 mod sequences;
 mod server;
 
@@ -148,6 +149,7 @@ pub fn codes() -> Vec<Code> {
         server::CODES,
         failover::CODES,
         replication::CODES,
+        rights::CODES,
         provider::CODES,
         pooler::CODES,
         sequences::CODES,
@@ -183,6 +185,7 @@ pub async fn check(
     findings.extend(answered("the servers' settings", server::findings(&context).await)?);
     findings.extend(answered("failover slots", failover::findings(&context).await)?);
     findings.extend(answered("replication slots", replication::findings(&context).await)?);
+    findings.extend(answered("rights", rights::findings(&context).await)?);
     findings.extend(provider::findings(&context));
     findings.extend(answered("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));

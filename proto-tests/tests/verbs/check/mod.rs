@@ -5,6 +5,7 @@ mod failover;
 mod pooler;
 mod provider;
 mod replication;
+mod rights;
 mod sequences;
 mod server;
 
