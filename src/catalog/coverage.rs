@@ -47,7 +47,8 @@ impl Shown {
         Some(Shown { columns, row_filter: a.row_filter && b.row_filter })
     }
 
-    fn lists(&self, column: &str) -> bool {
+    /// Whether a column is published.
+    pub(crate) fn lists(&self, column: &str) -> bool {
         self.columns.as_ref().is_none_or(|listed| listed.contains(column))
     }
 }
@@ -138,7 +139,8 @@ fn unseen_updates(
     Some(format!("UPDATEs of {table} are not published in full, ids that they set are not seen; {mend}"))
 }
 
-fn publication_of<'a>(
+/// What the publications say of the table of `consumer`, one of those of `sequence`.
+pub(crate) fn publication_of<'a>(
     consumer: &Consumer,
     sequence: &Sequence,
     published: &'a HashMap<QualifiedName, Published>,

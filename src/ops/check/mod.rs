@@ -7,6 +7,7 @@ mod contents;
 mod failover;
 mod pooler;
 mod provider;
+mod publication;
 mod replication;
 mod rights;
 mod sequences;
@@ -150,6 +151,7 @@ pub fn codes() -> Vec<Code> {
         failover::CODES,
         replication::CODES,
         rights::CODES,
+        publication::CODES,
         provider::CODES,
         pooler::CODES,
         sequences::CODES,
@@ -186,6 +188,7 @@ pub async fn check(
     findings.extend(answered("failover slots", failover::findings(&context).await)?);
     findings.extend(answered("replication slots", replication::findings(&context).await)?);
     findings.extend(answered("rights", rights::findings(&context).await)?);
+    findings.extend(answered("publications", publication::findings(&context).await)?);
     findings.extend(provider::findings(&context));
     findings.extend(answered("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));

@@ -4,6 +4,7 @@ mod contents;
 mod failover;
 mod pooler;
 mod provider;
+mod publication;
 mod replication;
 mod rights;
 mod sequences;

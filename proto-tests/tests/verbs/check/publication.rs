@@ -1,0 +1,108 @@
+//! The publications.
+
+use super::look;
+use anyhow::Result;
+use proto_tests::stage::Stage;
+
+const COVERAGE: &[&str] = &[
+    "publication-missing",
+    "tables-not-published",
+    "inserts-not-published",
+    "id-not-in-column-list",
+    "row-filter",
+    "publication-breaks-updates",
+];
+const TABLES: &str = "
+    CREATE TABLE a (id serial PRIMARY KEY, note text);
+    CREATE TABLE b (id serial PRIMARY KEY, note text);
+    CREATE TABLE c (id serial PRIMARY KEY, note text);
+    CREATE TABLE d (id serial PRIMARY KEY, note text);
+    CREATE TABLE e (id serial PRIMARY KEY, note text);
+    CREATE TABLE parts (id serial, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+    CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1)";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_publications_leave_out() -> Result<()> {
+    let stage = Stage::with(16, 17, TABLES).await?;
+    let pair = &stage.pair;
+    stage.on_publisher("CREATE PUBLICATION whole FOR ALL TABLES").await;
+    assert!(look(pair, &["--publication=whole"], &[])?.among(COVERAGE).is_empty());
+    assert!(look(pair, &[], &[])?.among(COVERAGE).is_empty(), "none is known");
+    let looked = look(pair, &["--publication=whole", "--publication=No"], &[])?;
+    assert_eq!(looked.among(COVERAGE), ["publication-missing"]);
+    assert_eq!(looked.of("publication-missing"), ["publication \"No\": does not exist on the publisher"]);
+
+    stage
+        .on_publisher(
+            "CREATE PUBLICATION pub FOR TABLE a, c (note), d WHERE (note <> ''), parts
+                 WITH (publish = 'insert', publish_via_partition_root);
+             CREATE PUBLICATION ends FOR TABLE e WITH (publish = 'delete')",
+        )
+        .await;
+    let looked = look(pair, &["--publication=pub", "--publication=ends"], &[])?;
+    let four = ["tables-not-published", "inserts-not-published", "id-not-in-column-list", "row-filter"];
+    assert_eq!(looked.among(COVERAGE), four);
+    let said: Vec<String> = four.iter().flat_map(|code| looked.of(code)).collect();
+    assert_eq!(
+        said,
+        [
+            "publications pub, ends: 1 not published: public.b",
+            "publications pub, ends: 1 published without INSERT: public.e",
+            "publications pub, ends: 1 not in the column list: public.c.id",
+            "publications pub, ends: 1 published with a row filter: public.d",
+        ]
+    );
+    stage.on_publisher("CREATE PUBLICATION few FOR TABLE a, c, d, e, parts").await;
+    let looked = look(pair, &["--publication=few"], &[])?;
+    assert_eq!(looked.mends("tables-not-published"), ["ALTER PUBLICATION few ADD TABLE public.b;"]);
+    stage.on_publisher(&looked.mends("tables-not-published")[0]).await;
+    assert!(look(pair, &["--publication=few"], &[])?.among(COVERAGE).is_empty());
+    // A table of another name on the subscriber.
+    stage.on_subscriber("ALTER TABLE a RENAME TO renamed").await;
+    let flags = ["--publication=whole", "--rename=public.a=public.renamed"];
+    assert!(look(pair, &flags, &[])?.among(COVERAGE).is_empty());
+    assert_eq!(look(pair, &flags[..1], &[])?.among(COVERAGE), ["tables-not-published"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publications_that_break_the_applications_statements() -> Result<()> {
+    let stage = Stage::with(15, 18, TABLES).await?;
+    let pair = &stage.pair;
+    let code = "publication-breaks-updates";
+    let insert =
+        "INSERT INTO a VALUES (1, 'x'); INSERT INTO b VALUES (1, 'x'); INSERT INTO parts VALUES (1, 1)";
+    stage.on_publisher(insert).await;
+    // Harmless: the identity is listed, or nothing but inserts is published.
+    stage
+        .on_publisher(
+            "CREATE PUBLICATION good FOR TABLE a (id), b WHERE (id > 0), parts (id, day) WITH (publish_via_partition_root);
+             CREATE PUBLICATION narrow FOR TABLE c (note), d (note) WITH (publish = 'insert, truncate')",
+        )
+        .await;
+    assert!(look(pair, &[], &[])?.of(code).is_empty());
+    for (make, table, why) in [
+        ("TABLE a (note)", "a", "column list leaves out id of the replica identity"),
+        ("TABLE b WHERE (note <> '')", "b", "row filter uses note, not of the replica identity"),
+        ("TABLE parts (id) WITH (publish_via_partition_root)", "part_1", "column list leaves out day of the"),
+    ] {
+        stage.on_publisher(&format!("CREATE PUBLICATION bad FOR {make}")).await;
+        let looked = look(pair, &[], &[])?;
+        let [found] = &looked.of(code)[..] else { panic!("{make}: {looked:?}") };
+        assert!(found.starts_with(&format!("public.{table}: ")) && found.contains(why), "{found}");
+        // It is as it says.
+        let update = format!("UPDATE {table} SET id = id");
+        stage.publisher.batch_execute(&update).await.unwrap_err();
+        stage.on_publisher(&looked.mends(code)[0]).await;
+        stage.on_publisher(&update).await;
+        assert!(look(pair, &[], &[])?.of(code).is_empty(), "{make}");
+        stage.on_publisher("DROP PUBLICATION bad").await;
+    }
+    stage.on_publisher("DROP PUBLICATION good; CREATE PUBLICATION bad FOR TABLE a (id, note)").await;
+    assert!(look(pair, &[], &[])?.of(code).is_empty());
+    stage.on_publisher("ALTER TABLE a REPLICA IDENTITY FULL").await;
+    let found = look(pair, &[], &[])?.of(code);
+    assert!(found.len() == 1 && found[0].contains("REPLICA IDENTITY FULL"), "{found:?}");
+    stage.publisher.batch_execute("UPDATE a SET id = id").await.unwrap_err();
+    Ok(())
+}
