@@ -12,6 +12,7 @@ mod replication;
 mod rights;
 mod sequences;
 mod server;
+mod subscription;
 
 use serde::Serialize;
 
@@ -152,6 +153,7 @@ pub fn codes() -> Vec<Code> {
         replication::CODES,
         rights::CODES,
         publication::CODES,
+        subscription::CODES,
         provider::CODES,
         pooler::CODES,
         sequences::CODES,
@@ -189,6 +191,7 @@ pub async fn check(
     findings.extend(answered("replication slots", replication::findings(&context).await)?);
     findings.extend(answered("rights", rights::findings(&context).await)?);
     findings.extend(answered("publications", publication::findings(&context).await)?);
+    findings.extend(answered("subscriptions", subscription::findings(&context).await)?);
     findings.extend(provider::findings(&context));
     findings.extend(answered("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));

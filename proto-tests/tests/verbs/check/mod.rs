@@ -9,6 +9,8 @@ mod replication;
 mod rights;
 mod sequences;
 mod server;
+mod subscription;
+mod unanswered;
 
 use anyhow::Result;
 use proto_tests::pair::Pair;
