@@ -5,6 +5,7 @@
 
 mod contents;
 mod failover;
+mod native;
 mod pooler;
 mod provider;
 mod publication;
@@ -154,6 +155,7 @@ pub fn codes() -> Vec<Code> {
         rights::CODES,
         publication::CODES,
         subscription::CODES,
+        native::CODES,
         provider::CODES,
         pooler::CODES,
         sequences::CODES,
@@ -192,6 +194,7 @@ pub async fn check(
     findings.extend(answered("rights", rights::findings(&context).await)?);
     findings.extend(answered("publications", publication::findings(&context).await)?);
     findings.extend(answered("subscriptions", subscription::findings(&context).await)?);
+    findings.extend(answered("native sequence replication", native::findings(&context).await)?);
     findings.extend(provider::findings(&context));
     findings.extend(answered("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));

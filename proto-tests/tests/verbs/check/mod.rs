@@ -2,6 +2,7 @@
 
 mod contents;
 mod failover;
+mod native;
 mod pooler;
 mod provider;
 mod publication;
