@@ -53,7 +53,9 @@ async fn a_subscription_that_fails() -> Result<()> {
         let pair = &stage.pair;
         assert!(look(pair, &[], &[])?.among(CODES).is_empty());
         // A row that is there already stops the copy of the table.
-        pair.on_both("CREATE TABLE b (id serial PRIMARY KEY); INSERT INTO b VALUES (1)").await?;
+        let table = "CREATE TABLE b (id serial PRIMARY KEY); INSERT INTO b VALUES (1)";
+        stage.on_subscriber(table).await;
+        stage.on_publisher(table).await;
         pair.grant(&["public"]).await?;
         stage.on_subscriber("ALTER SUBSCRIPTION sub REFRESH PUBLICATION").await;
         let count = if subscriber >= 19 { "sync_table_error_count" } else { "sync_error_count" };
@@ -61,11 +63,25 @@ async fn a_subscription_that_fails() -> Result<()> {
         wait_for(&pair.subscriber_conninfo(), "the copy to fail", &failed).await?;
         let looked = look(pair, &[], &[])?;
         assert_eq!(looked.among(CODES), ["subscription-errors", "relations-not-ready"]);
+        let found = looked.of("subscription-errors");
+        assert!(found[0].starts_with("subscription sub: has failed: 0 times while applying, "), "{found:?}");
         let found = looked.of("relations-not-ready");
         assert!(found[0].starts_with("subscription sub: 1 not ready: public.b ("), "{found:?}");
         stage.on_subscriber("DELETE FROM b").await;
         pair.wait_for_sync().await?;
         assert_eq!(look(pair, &[], &[])?.among(CODES), ["subscription-errors"], "until it is acknowledged");
+        stage.on_subscriber(&looked.mends("subscription-errors")[0]).await;
+        assert!(look(pair, &[], &[])?.among(CODES).is_empty());
+
+        // So does one that stops the changes.
+        stage.on_subscriber("INSERT INTO a VALUES (10)").await;
+        stage.on_publisher("INSERT INTO a VALUES (10)").await;
+        let failed = "SELECT apply_error_count > 0 FROM pg_stat_subscription_stats";
+        wait_for(&pair.subscriber_conninfo(), "the changes to fail", failed).await?;
+        let found = look(pair, &[], &[])?.of("subscription-errors");
+        assert!(found[0].ends_with(" times while applying, 0 while copying"), "{found:?}");
+        stage.on_subscriber("DELETE FROM a").await;
+        pair.catch_up().await?;
         stage.on_subscriber(&looked.mends("subscription-errors")[0]).await;
         assert!(look(pair, &[], &[])?.among(CODES).is_empty());
 
