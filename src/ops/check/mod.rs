@@ -3,9 +3,12 @@
 //! In: both servers. Out: [`Finding`]s, each with a stable code, the object it is about, and what mends it. One file per
 //! topic; each holds its [`Code`]s, which are what `--list` and the manual show. It changes nothing.
 
+mod bundle;
 mod contents;
 mod sequences;
 mod server;
+mod unread;
+mod widen;
 
 use serde::Serialize;
 
@@ -49,6 +52,8 @@ pub struct Finding {
     pub side: Option<&'static str>,
     /// What it is about: a table, a role, a setting.
     pub object: String,
+    /// All that it is about by name, where that is too much for a line and `object` is a number of them.
+    pub objects: Vec<String>,
     /// What was found, with what was expected.
     pub message: String,
     /// The SQL, or the setting, that mends it; ready to paste.
@@ -78,6 +83,7 @@ impl Finding {
             severity: code.severity,
             side: None,
             object: object.into(),
+            objects: Vec::new(),
             message: message.into(),
             mend: None,
             acknowledged: false,
@@ -128,7 +134,7 @@ pub struct Report {
 /// All codes, by topic.
 #[must_use]
 pub fn codes() -> Vec<Code> {
-    [server::CODES, sequences::CODES, contents::CODES].concat()
+    [server::CODES, sequences::CODES, contents::CODES, unread::CODES].concat()
 }
 
 /// Looks at everything. `acknowledged` are codes that a person has taken note of.
@@ -147,7 +153,7 @@ pub async fn check(
     let mut findings = Vec::new();
     findings.extend(server::findings(&context).await?);
     findings.extend(sequences::findings(&context));
-    findings.extend(contents::findings(&context).await?);
+    findings.extend(unread::or_said("the databases", contents::findings(&context).await)?);
     for finding in &mut findings {
         finding.acknowledged = acknowledged.iter().any(|code| code == finding.code);
     }

@@ -1,0 +1,38 @@
+//! What could not be looked at is said, and does not end the whole check.
+
+use super::{Code, Finding, Severity};
+use crate::readings::{Trouble, trouble};
+use crate::sides::SidesError;
+use crate::sql::{SqlError, describe};
+
+const NOT_LOOKED_AT: Code = Code {
+    code: "not-looked-at",
+    severity: Severity::Warning,
+    meaning: "A server refused to show something, so that nothing is known of it.",
+};
+
+const LOCKED: Code = Code {
+    code: "locked",
+    severity: Severity::Notice,
+    meaning: "Something was locked while it was to be looked at: run check again.",
+};
+
+/// What this file finds.
+pub(super) const CODES: &[Code] = &[NOT_LOOKED_AT, LOCKED];
+
+/// The findings about `what`, or, where a server refused to tell, that it did.
+///
+/// # Errors
+/// Where a connection is lost.
+pub(super) fn or_said(
+    what: &str,
+    looked: Result<Vec<Finding>, SidesError>,
+) -> Result<Vec<Finding>, SidesError> {
+    let Err(SidesError::Sql { side, source: SqlError::Query(error) }) = &looked else { return looked };
+    let Some(trouble) = trouble(error) else { return looked };
+    let (code, message) = match trouble {
+        Trouble::Locked => (&LOCKED, "are locked, or took too long to look at: run check again".to_owned()),
+        _ => (&NOT_LOOKED_AT, format!("could not be looked at: {}", describe(error))),
+    };
+    Ok(vec![Finding { side: Some(side), ..Finding::new(code, what, message) }])
+}
