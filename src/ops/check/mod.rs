@@ -5,6 +5,8 @@
 
 mod bundle;
 mod contents;
+mod definitions;
+mod headroom;
 mod sequences;
 mod server;
 mod unread;
@@ -134,7 +136,8 @@ pub struct Report {
 /// All codes, by topic.
 #[must_use]
 pub fn codes() -> Vec<Code> {
-    [server::CODES, sequences::CODES, contents::CODES, unread::CODES].concat()
+    [server::CODES, sequences::CODES, headroom::CODES, definitions::CODES, contents::CODES, unread::CODES]
+        .concat()
 }
 
 /// Looks at everything. `acknowledged` are codes that a person has taken note of.
@@ -153,6 +156,7 @@ pub async fn check(
     let mut findings = Vec::new();
     findings.extend(server::findings(&context).await?);
     findings.extend(sequences::findings(&context));
+    findings.extend(unread::or_said("the publisher's sequences", definitions(&context).await)?);
     findings.extend(unread::or_said("the databases", contents::findings(&context).await)?);
     for finding in &mut findings {
         finding.acknowledged = acknowledged.iter().any(|code| code == finding.code);
@@ -167,4 +171,11 @@ pub async fn check(
         ready: !findings.iter().any(Finding::blocks),
         findings,
     })
+}
+
+async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
+    let counterparts = definitions::Counterparts::load(context).await?;
+    let mut found = headroom::findings(context, &counterparts).await?;
+    found.extend(definitions::findings(context, &counterparts));
+    Ok(found)
 }

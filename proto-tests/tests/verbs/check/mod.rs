@@ -1,6 +1,8 @@
 //! `check`: each finding with the condition on a real server, and silence without it.
 
 mod contents;
+mod definitions;
+mod headroom;
 mod sequences;
 mod server;
 
