@@ -7,8 +7,11 @@ mod bundle;
 mod contents;
 mod definitions;
 mod headroom;
+mod relations;
+mod schema;
 mod sequences;
 mod server;
+mod tables;
 mod unread;
 mod widen;
 
@@ -136,8 +139,17 @@ pub struct Report {
 /// All codes, by topic.
 #[must_use]
 pub fn codes() -> Vec<Code> {
-    [server::CODES, sequences::CODES, headroom::CODES, definitions::CODES, contents::CODES, unread::CODES]
-        .concat()
+    [
+        server::CODES,
+        sequences::CODES,
+        headroom::CODES,
+        definitions::CODES,
+        schema::CODES,
+        tables::CODES,
+        contents::CODES,
+        unread::CODES,
+    ]
+    .concat()
 }
 
 /// Looks at everything. `acknowledged` are codes that a person has taken note of.
@@ -157,6 +169,7 @@ pub async fn check(
     findings.extend(server::findings(&context).await?);
     findings.extend(sequences::findings(&context));
     findings.extend(unread::or_said("the publisher's sequences", definitions(&context).await)?);
+    findings.extend(unread::or_said("the tables", drift(&context).await)?);
     findings.extend(unread::or_said("the databases", contents::findings(&context).await)?);
     for finding in &mut findings {
         finding.acknowledged = acknowledged.iter().any(|code| code == finding.code);
@@ -177,5 +190,12 @@ async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> 
     let counterparts = definitions::Counterparts::load(context).await?;
     let mut found = headroom::findings(context, &counterparts).await?;
     found.extend(definitions::findings(context, &counterparts));
+    Ok(found)
+}
+
+async fn drift(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
+    let both = relations::Both::load(context).await?;
+    let mut found = schema::findings(context, &both).await?;
+    found.extend(tables::findings(context, &both).await?);
     Ok(found)
 }

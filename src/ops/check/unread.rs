@@ -36,3 +36,9 @@ pub(super) fn or_said(
     };
     Ok(vec![Finding { side: Some(side), ..Finding::new(code, what, message) }])
 }
+
+/// The published tables could not be listed, for one of them is locked.
+pub(super) fn published_tables_are_locked() -> Finding {
+    let message = "could not be listed while one of them is locked, and were not compared: run check again";
+    Finding::on_publisher(&LOCKED, "published tables", message)
+}

@@ -3,8 +3,10 @@
 mod contents;
 mod definitions;
 mod headroom;
+mod schema;
 mod sequences;
 mod server;
+mod tables;
 
 use anyhow::Result;
 use proto_tests::pair::Pair;
