@@ -3,10 +3,13 @@
 mod contents;
 mod definitions;
 mod headroom;
+mod healthy;
 mod schema;
 mod sequences;
 mod server;
+mod shape;
 mod tables;
+mod unread;
 
 use anyhow::Result;
 use proto_tests::pair::Pair;
