@@ -76,7 +76,9 @@ async fn what_keeps_a_sequence_from_being_followed_simply() {
     assert_eq!(findings.of("ids-not-looked-at"), [gap]);
     findings.mend(&stage, &["sequence-held"]).await;
 
-    drop((on_publisher, on_subscriber));
+    for client in [&on_publisher, &on_subscriber] {
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
     stage.on_publisher("DELETE FROM b").await;
     stage.pair.catch_up().await.unwrap();
     let narrow = Findings::with(&stage.pair, &["--publication=narrow"]).unwrap();

@@ -24,7 +24,9 @@ async fn locked_tables_and_refused_catalogs_are_said() {
     assert_eq!(findings.of("locked"), [locked]);
     findings.expect_none_of(&["not-looked-at"]);
 
-    drop((on_publisher, on_subscriber));
+    for client in [&on_publisher, &on_subscriber] {
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
     stage.on_subscriber("REVOKE SELECT ON pg_trigger FROM PUBLIC").await;
     stage.on_publisher("REVOKE SELECT ON pg_largeobject_metadata FROM PUBLIC").await;
     let told = Findings::of_pair(&stage.pair).unwrap().of("not-looked-at");
