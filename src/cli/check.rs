@@ -5,11 +5,11 @@ use std::process::ExitCode as ProcessExit;
 use clap::Args;
 
 use super::args::VerbArgs;
-use super::show::{Align, Listing, count};
+use super::show::count;
 use super::verb;
 use crate::demo::text::wrap;
 use crate::exit::ExitCode;
-use crate::ops::check::{Report, Severity, check, codes};
+use crate::ops::check::{Finding, Report, Severity, check, codes};
 
 /// Flags of `check`.
 #[derive(Args, Clone, Debug)]
@@ -52,12 +52,14 @@ pub fn run(args: &CheckArgs) -> ProcessExit {
 }
 
 fn listed() -> String {
-    let mut listing =
-        Listing::new(&[("code", Align::Left), ("severity", Align::Left), ("meaning", Align::Left)]);
+    let mut out = String::new();
     for code in codes() {
-        listing.row([code.code.to_owned(), severity(code.severity).to_owned(), code.meaning.to_owned()]);
+        out += &format!("{} ({})\n", code.code, severity(code.severity));
+        for line in wrap(code.meaning, 4) {
+            out += &format!("{line}\n");
+        }
     }
-    listing.render()
+    out
 }
 
 fn severity(severity: Severity) -> &'static str {
@@ -70,17 +72,18 @@ fn severity(severity: Severity) -> &'static str {
 
 fn text(report: &Report) -> String {
     let mut out = String::new();
+    let mut before = None;
     for finding in &report.findings {
-        let side = finding.side.map(|side| format!(" on the {side}")).unwrap_or_default();
-        let acknowledged = if finding.acknowledged { " (acknowledged)" } else { "" };
-        let severity = severity(finding.severity);
-        out += &format!("{severity}: {}{acknowledged}\n", finding.code);
-        for line in wrap(&format!("{}{side}: {}", finding.object, finding.message), 2) {
-            out += &format!("{line}\n");
+        let heading = (finding.severity, finding.code, finding.side, finding.acknowledged);
+        if before.replace(heading) != Some(heading) {
+            let side = finding.side.map(|side| format!(", on the {side}")).unwrap_or_default();
+            let acknowledged = if finding.acknowledged { " (acknowledged)" } else { "" };
+            out += &format!("{}: {}{side}{acknowledged}\n", severity(finding.severity), finding.code);
         }
-        for line in finding.mend.iter().flat_map(|mend| mend.lines()) {
-            out += &format!("    {line}\n");
-        }
+        out += &told(finding);
+    }
+    if !out.is_empty() {
+        out.push('\n');
     }
     let with = |severity| report.findings.iter().filter(|f| f.severity == severity).count();
     let open = report.findings.iter().filter(|f| f.severity == Severity::Warning && f.blocks()).count();
@@ -91,4 +94,25 @@ fn text(report: &Report) -> String {
         count(with(Severity::Notice), "notice")
     );
     out + &if report.ready { format!("ready: {summary}\n") } else { format!("NOT ready: {summary}\n") }
+}
+
+/// So many lines of what mends a finding are shown; with `--json` it is whole.
+const MEND_LINES: usize = 10;
+
+/// What was found, in lines that keep to the margins, and what mends it as it is: statements to paste are not broken.
+fn told(finding: &Finding) -> String {
+    let text = format!("{}: {}", finding.object, finding.message);
+    let mut out = String::new();
+    for (index, line) in wrap(&text, 4).iter().enumerate() {
+        let indent = if index == 0 { "  " } else { "    " };
+        out += &format!("{indent}{}\n", line.trim_start());
+    }
+    let mend: Vec<&str> = finding.mend.as_deref().unwrap_or_default().lines().collect();
+    for line in mend.iter().take(MEND_LINES) {
+        out += &format!("      {line}\n");
+    }
+    if let Some(more) = mend.len().checked_sub(MEND_LINES).filter(|more| *more > 0) {
+        out += &format!("      -- and {}, see --json\n", count(more, "more line"));
+    }
+    out
 }

@@ -3,17 +3,25 @@
 //! In: both servers. Out: [`Finding`]s, each with a stable code, the object it is about, and what mends it. One file per
 //! topic; each holds its [`Code`]s, which are what `--list` and the manual show. It changes nothing.
 
+mod bundle;
 mod contents;
+mod definitions;
 mod failover;
+mod headroom;
 mod native;
 mod pooler;
 mod provider;
 mod publication;
+mod relations;
 mod replication;
 mod rights;
+mod schema;
 mod sequences;
 mod server;
 mod subscription;
+mod tables;
+mod unread;
+mod widen;
 
 use serde::Serialize;
 
@@ -60,6 +68,8 @@ pub struct Finding {
     pub side: Option<&'static str>,
     /// What it is about: a table, a role, a setting.
     pub object: String,
+    /// All that it is about by name, where that is too much for a line and `object` is a number of them.
+    pub objects: Vec<String>,
     /// What was found, with what was expected.
     pub message: String,
     /// The SQL, or the setting, that mends it; ready to paste.
@@ -89,6 +99,7 @@ impl Finding {
             severity: code.severity,
             side: None,
             object: object.into(),
+            objects: Vec::new(),
             message: message.into(),
             mend: None,
             acknowledged: false,
@@ -138,17 +149,11 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-const NOT_LOOKED_AT: Code = Code {
-    code: "not-looked-at",
-    severity: Severity::Warning,
-    meaning: "A server refused to answer what part of the check asks, so that nothing is known about it.",
-};
-
 /// All codes, by topic.
 #[must_use]
 pub fn codes() -> Vec<Code> {
     [
-        &[NOT_LOOKED_AT],
+        unread::CODES,
         server::CODES,
         failover::CODES,
         replication::CODES,
@@ -159,6 +164,10 @@ pub fn codes() -> Vec<Code> {
         provider::CODES,
         pooler::CODES,
         sequences::CODES,
+        headroom::CODES,
+        definitions::CODES,
+        schema::CODES,
+        tables::CODES,
         contents::CODES,
     ]
     .concat()
@@ -188,17 +197,19 @@ pub async fn check(
         subscriber_provider: subscriber_provider.unwrap_or_default(),
         survey,
     };
-    findings.extend(answered("the servers' settings", server::findings(&context).await)?);
-    findings.extend(answered("failover slots", failover::findings(&context).await)?);
-    findings.extend(answered("replication slots", replication::findings(&context).await)?);
-    findings.extend(answered("rights", rights::findings(&context).await)?);
-    findings.extend(answered("publications", publication::findings(&context).await)?);
-    findings.extend(answered("subscriptions", subscription::findings(&context).await)?);
-    findings.extend(answered("native sequence replication", native::findings(&context).await)?);
+    findings.extend(unread::or_said("the servers' settings", server::findings(&context).await)?);
+    findings.extend(unread::or_said("failover slots", failover::findings(&context).await)?);
+    findings.extend(unread::or_said("replication slots", replication::findings(&context).await)?);
+    findings.extend(unread::or_said("rights", rights::findings(&context).await)?);
+    findings.extend(unread::or_said("publications", publication::findings(&context).await)?);
+    findings.extend(unread::or_said("subscriptions", subscription::findings(&context).await)?);
+    findings.extend(unread::or_said("native sequence replication", native::findings(&context).await)?);
     findings.extend(provider::findings(&context));
-    findings.extend(answered("sessions", pooler::findings(&context).await)?);
+    findings.extend(unread::or_said("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));
-    findings.extend(answered("contents", contents::findings(&context).await)?);
+    findings.extend(unread::or_said("the publisher's sequences", definitions(&context).await)?);
+    findings.extend(unread::or_said("the tables", drift(&context).await)?);
+    findings.extend(unread::or_said("the databases", contents::findings(&context).await)?);
     for finding in &mut findings {
         finding.acknowledged = acknowledged.iter().any(|code| code == finding.code);
     }
@@ -221,33 +232,18 @@ async fn survey(settings: &Settings, sides: &Sides) -> Result<(Survey, Vec<Findi
         Ok(survey) => return Ok((survey, Vec::new())),
         // A connection to each is open: what was refused is one more.
         Err(SidesError::Sql { side, source: SqlError::Connect(error) }) => {
-            vec![not_looked_at(THE_SEQUENCES, side, &error.to_string())]
+            vec![unread::not_looked_at(THE_SEQUENCES, side, &error.to_string())]
         }
-        Err(error) => answered(THE_SEQUENCES, Err(error))?,
+        Err(error) => unread::or_said(THE_SEQUENCES, Err(error))?,
     };
     let (role, sequences) = (String::new(), Vec::new());
-    Ok((Survey { tag: Lsn::ZERO, role, sequences, missing_publications: Vec::new() }, refused))
+    Ok((
+        Survey { tag: Lsn::ZERO, role, sequences, missing_publications: Vec::new(), publisher_known: true },
+        refused,
+    ))
 }
 
 const THE_SEQUENCES: &str = "the sequences";
-
-/// The findings of a topic. What a server refused to answer spoils nothing else; a lost connection does.
-fn answered(topic: &str, findings: Result<Vec<Finding>, SidesError>) -> Result<Vec<Finding>, SidesError> {
-    match findings {
-        Err(SidesError::Sql { side, source: SqlError::Query(error) })
-            if error.as_db_error().is_some() && crate::readings::trouble(&error).is_some() =>
-        {
-            Ok(vec![not_looked_at(topic, side, &crate::sql::describe(&error))])
-        }
-        findings => findings,
-    }
-}
-
-fn not_looked_at(topic: &str, side: &'static str, why: &str) -> Finding {
-    let message = format!("could not be looked at: {why}");
-    let mend = "give our role what the server's answer asks for, and check again";
-    Finding { side: Some(side), ..Finding::new(&NOT_LOOKED_AT, topic, message).mend(mend) }
-}
 
 /// Up to five of `names`, and how many more there are.
 fn up_to_five(names: &[String]) -> String {
@@ -256,4 +252,18 @@ fn up_to_five(names: &[String]) -> String {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
+}
+
+async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
+    let counterparts = definitions::Counterparts::load(context).await?;
+    let mut found = headroom::findings(context, &counterparts).await?;
+    found.extend(definitions::findings(context, &counterparts));
+    Ok(found)
+}
+
+async fn drift(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
+    let both = relations::Both::load(context).await?;
+    let mut found = schema::findings(context, &both).await?;
+    found.extend(tables::findings(context, &both).await?);
+    Ok(found)
 }

@@ -1,26 +1,148 @@
-//! The sequences: how each is covered, whether both sides define it alike, and whether it lasts.
+//! The sequences: how each is followed, and what keeps one from being followed.
 
+use super::bundle::bundle;
+use super::widen::mending;
 use super::{Code, Context, Finding, Severity};
+use crate::catalog::Persistence;
+use crate::catalog::coverage::Coverage;
+use crate::keeper::{Hold, Managed, Todo};
+use crate::ops::plan::todo;
+use crate::ops::survey::Surveyed;
 
+const HELD: Code = Code {
+    code: "sequence-held",
+    severity: Severity::Blocker,
+    meaning: "The subscriber's sequence cannot be put past the furthest id: its nextval would fail, or repeat an id.",
+};
+const COVERED_IN_PART: Code = Code {
+    code: "sequence-covered-in-part",
+    severity: Severity::Warning,
+    meaning: "The stream shows the ids that are inserted, but nobody sees those that an UPDATE sets.",
+};
 const NOT_COVERED: Code = Code {
     code: "sequence-not-covered",
     severity: Severity::Notice,
     meaning: "The stream does not show every id of this sequence, so that it is followed by polling the publisher.",
 };
+const CYCLES: Code = Code {
+    code: "sequence-cycles",
+    severity: Severity::Notice,
+    meaning: "No id of a CYCLE sequence is the furthest: it is given the publisher's exact state, and has no lead.",
+};
+const NOT_MANAGED: Code = Code {
+    code: "sequence-not-managed",
+    severity: Severity::Notice,
+    meaning: "An unlogged or temporary sequence of the subscriber is left alone: nothing that is written to it is durable.",
+};
+const UNREAD: Code = Code {
+    code: "sequence-unread",
+    severity: Severity::Notice,
+    meaning: "Where a sequence stands could not be read now, so that nothing is said of it.",
+};
+const NOT_LOOKED_AT: Code = Code {
+    code: "ids-not-looked-at",
+    severity: Severity::Notice,
+    meaning: "The ids in a column cannot be read cheaply on either server: verify needs --full to prove anything about them.",
+};
+const SET_ASIDE: Code = Code {
+    code: "ids-set-aside",
+    severity: Severity::Notice,
+    meaning: "A single id lies so far past its sequence that it is not followed: the sequence follows the others.",
+};
 
 /// What this file finds.
-pub(super) const CODES: &[Code] = &[NOT_COVERED];
+pub(super) const CODES: &[Code] =
+    &[HELD, COVERED_IN_PART, NOT_COVERED, CYCLES, NOT_MANAGED, UNREAD, NOT_LOOKED_AT, SET_ASIDE];
 
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for one in context.survey.sequences.iter().filter(|one| one.managed.excluded.is_none()) {
-        if let Some(crate::catalog::coverage::Coverage::Blind(why)) = &one.managed.coverage {
-            found.push(Finding::new(
-                &NOT_COVERED,
-                one.managed.sequence.name.to_string(),
-                format!("is followed by polling: {}", why.join("; ")),
-            ));
-        }
+    let of = |told: fn(&Surveyed, &Context<'_>) -> Option<Finding>| {
+        let all = context.survey.sequences.iter();
+        bundle(all.filter_map(|one| told(one, context)).collect(), "sequence")
+    };
+    let followed: [fn(&Surveyed, &Context<'_>) -> Option<Finding>; 8] =
+        [held, covered_in_part, not_covered, cycles, not_managed, unread, not_looked_at, set_aside];
+    followed.into_iter().flat_map(of).collect()
+}
+
+fn name(one: &Managed) -> String {
+    one.sequence.name.to_string()
+}
+
+fn held(one: &Surveyed, context: &Context<'_>) -> Option<Finding> {
+    let managed = &one.managed;
+    if managed.excluded.is_some() {
+        return None;
     }
-    found
+    // What our role lacks the right for is told where the rights are, and a lock is no reason.
+    let Todo::Hold(hold @ (Hold::Plan(_) | Hold::Failed(_))) = todo(managed, context.settings.lead) else {
+        return None;
+    };
+    let (message, mend) = match &hold {
+        Hold::Plan(held) => {
+            (format!("cannot be put past the furthest id: {held}"), mending(&managed.sequence, held))
+        }
+        _ => (managed.hold_text(&hold, &context.survey.role), String::new()),
+    };
+    let finding = Finding::on_subscriber(&HELD, name(managed), message);
+    Some(if mend.is_empty() { finding } else { finding.mend(mend) })
+}
+
+fn covered_in_part(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let Some(Coverage::Covered { but }) = &one.managed.coverage else { return None };
+    let told = one.managed.excluded.is_none() && !but.is_empty();
+    told.then(|| {
+        Finding::new(&COVERED_IN_PART, name(&one.managed), format!("is covered, but {}", but.join("; ")))
+    })
+}
+
+fn not_covered(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let Some(Coverage::Blind(why)) = &one.managed.coverage else { return None };
+    let told = one.managed.excluded.is_none() && !one.managed.cycles();
+    let message = format!("is followed by polling: {}", why.join("; "));
+    told.then(|| Finding::new(&NOT_COVERED, name(&one.managed), message))
+}
+
+fn cycles(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let told = one.managed.excluded.is_none() && one.managed.cycles();
+    let message = "may CYCLE: it is given the publisher's exact state";
+    told.then(|| Finding::new(&CYCLES, name(&one.managed), message))
+}
+
+fn not_managed(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let message = match one.managed.sequence.persistence {
+        Persistence::Permanent => return None,
+        Persistence::Unlogged => "is unlogged, and left alone",
+        Persistence::Temporary => "is temporary, and left alone",
+    };
+    Some(Finding::on_subscriber(&NOT_MANAGED, name(&one.managed), message))
+}
+
+fn unread(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let managed = &one.managed;
+    if managed.excluded.is_some() {
+        return None;
+    }
+    if managed.hold == Some(Hold::Locked) {
+        let message = "is locked on the subscriber: run check again";
+        return Some(Finding::on_subscriber(&UNREAD, name(managed), message));
+    }
+    let value = managed.publisher_value()?;
+    // That it is not there, or that a right is missing, is told elsewhere.
+    let why = value.unread.as_ref().filter(|_| !value.absent && !value.denied)?;
+    Some(Finding::on_publisher(&UNREAD, name(managed), format!("could not be read: {why}")))
+}
+
+fn not_looked_at(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let told = one.managed.excluded.is_none() && !one.gaps.is_empty();
+    told.then(|| Finding::on_subscriber(&NOT_LOOKED_AT, name(&one.managed), one.gaps.join("; ")))
+}
+
+fn set_aside(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let ids: Vec<String> = one.managed.set_aside().map(|id| id.to_string()).collect();
+    if ids.is_empty() {
+        return None;
+    }
+    let (ids, verb) = (ids.join(", "), if ids.len() == 1 { "lies" } else { "lie" });
+    let message = format!("does not follow {ids}, which {verb} far past it; --outliers=follow does");
+    Some(Finding::new(&SET_ASIDE, name(&one.managed), message))
 }

@@ -1,6 +1,6 @@
 //! What our roles may do. The findings' own SQL mends them.
 
-use super::{Looked, look};
+use super::{Findings, look};
 use anyhow::Result;
 use proto_tests::pair::Pair;
 
@@ -16,7 +16,7 @@ const RIGHTS: &[&str] = &[
     "subscriber-column-select",
 ];
 
-async fn mend(pair: &Pair, looked: &Looked, codes: &[&str]) -> Result<()> {
+async fn mend(pair: &Pair, looked: &Findings, codes: &[&str]) -> Result<()> {
     let (publisher, subscriber) = pair.clients().await?;
     for code in codes {
         let client = if code.starts_with("publisher") { &publisher } else { &subscriber };

@@ -13,7 +13,7 @@ async fn what_a_server_refuses_to_answer_is_said_and_the_rest_too() -> Result<()
     stage.on_subscriber("ALTER SUBSCRIPTION sub DISABLE").await;
     let looked = look(pair, &[], &[])?;
     let [only] = &looked.of("not-looked-at")[..] else { panic!("{looked:?}") };
-    assert!(only.starts_with("contents: could not be looked at: ERROR: permission denied"), "{only}");
+    assert!(only.starts_with("the databases: could not be looked at: ERROR: permission denied"), "{only}");
     assert_eq!(looked.of("subscription-disabled").len(), 1);
 
     stage
