@@ -218,9 +218,10 @@ async fn rates(context: &Context<'_>, looked: &[Looked<'_>]) -> Result<HashMap<O
 
 /// How many ids were taken between two readings.
 fn taken(sequence: &Sequence, before: State, after: State) -> u128 {
-    let increment = i128::from(sequence.definition.increment);
-    let calls = |state: State| i128::from(state.last_value) / increment + i128::from(state.is_called);
-    u128::try_from(calls(after) - calls(before)).unwrap_or(0)
+    let steps = (i128::from(after.last_value) - i128::from(before.last_value))
+        / i128::from(sequence.definition.increment);
+    let first = i128::from(after.is_called) - i128::from(before.is_called);
+    u128::try_from(steps + first).unwrap_or(0)
 }
 
 #[cfg(test)]
