@@ -2,4 +2,5 @@
 
 mod check;
 mod plan_and_sync;
+mod setup;
 mod verify;
