@@ -80,22 +80,22 @@ pub fn run(args: &SetupArgs) -> ProcessExit {
 /// The objects as a table, and what there is to say of each below it.
 pub(super) fn listed(objects: &[Object], with_sql: bool) -> String {
     let mut listing = Listing::new(&[("side", Align::Left), ("what", Align::Left), ("outcome", Align::Left)]);
+    let what = |object: &Object| match object.kind {
+        "grants" => format!("rights of {}", object.name),
+        kind => format!("{kind} {}", object.name),
+    };
     for object in objects {
-        let what = match object.kind {
-            "grants" => format!("rights of {}", object.name),
-            kind => format!("{kind} {}", object.name),
-        };
-        listing.row([object.side.to_owned(), what, object.outcome.as_str().to_owned()]);
+        listing.row([object.side.to_owned(), what(object), object.outcome.as_str().to_owned()]);
     }
     let mut out = listing.render() + "\n";
     for object in objects {
         if let Some(note) = &object.note {
-            out += &hang(&format!("{} {}, {}: {note}", object.kind, object.name, object.side), 2);
+            out += &hang(&format!("{}, {}: {note}", what(object), object.side), 2);
         }
     }
     if with_sql {
         for object in objects.iter().filter(|object| !object.sql.is_empty()) {
-            out += &format!("\n-- on the {}: {} {}\n", object.side, object.kind, object.name);
+            out += &format!("\n-- on the {}: {}\n", object.side, what(object));
             // One transaction, except where functions that are none are called.
             let is_transaction = object.sql.len() > 1 && object.kind != "slot";
             let sql = format!("{};\n", object.sql.join(";\n"));
@@ -149,7 +149,11 @@ fn text(done: &Setup) -> String {
         (false, true, false) => "NOT complete, see above; what was made stays.\n",
         (false, false, false) => "NOT complete, see above; nothing was changed.\n",
     };
-    out + "The daemon is started with:\n\n    " + &done.command.replace(" --", " \\\n        --") + "\n"
+    let mut command = done.command.clone();
+    for flag in [" --publication ", " --publisher ", " --subscriber "] {
+        command = command.replacen(flag, &format!(" \\\n       {flag}"), 1);
+    }
+    out + "The daemon is started with:\n\n    " + &command + "\n"
 }
 
 fn named(what: &str, names: &[String]) -> String {

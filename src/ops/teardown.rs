@@ -116,7 +116,13 @@ pub async fn run(
         None => None,
     };
     let on_subscriber = match sides {
-        Some(sides) => Some(roles::look(Side::Subscriber, &sides.subscriber, &names, &names.moves).await?),
+        Some(sides) => {
+            let side = Side::Subscriber;
+            if !options.dry_run {
+                lock(side, &sides.subscriber.client, names.slot.as_str()).await?;
+            }
+            Some(roles::look(side, &sides.subscriber, &names, &names.moves).await?)
+        }
         None => None,
     };
     if let (Some(publisher), Some(found)) = (&reached.publisher, on_publisher) {
@@ -171,7 +177,7 @@ async fn look(
 ) -> Result<OnPublisher, OpsError> {
     let client = &publisher.client;
     if !options.dry_run {
-        lock(client, names.slot.as_str()).await?;
+        lock(Side::Publisher, client, names.slot.as_str()).await?;
     }
     let (publications, foreign) = publications(client, names).await?;
     for name in &publications {

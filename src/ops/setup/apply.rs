@@ -33,14 +33,15 @@ pub(crate) async fn be_patient(side: Side, client: &Client, wait: Duration) -> R
     side.run(client, &sql).await
 }
 
-/// Takes the lock of `slot` for as long as the session lasts.
+/// Takes the lock of `slot` on one side for as long as the session lasts. What a killed run still has under way there is
+/// done by then, one way or the other.
 ///
 /// # Errors
 /// Where another `setup` or `teardown` of this slot runs.
-pub(crate) async fn lock(client: &Client, slot: &str) -> Result<(), OpsError> {
+pub(crate) async fn lock(side: Side, client: &Client, slot: &str) -> Result<(), OpsError> {
     let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
     let sql = "SELECT pg_try_advisory_lock($1, hashtext($2))";
-    while !Side::Publisher.value::<bool>(client, sql, &[&LOCK, &slot]).await? {
+    while !side.value::<bool>(client, sql, &[&LOCK, &slot]).await? {
         if tokio::time::Instant::now() > deadline {
             return Err(OpsError::NotReady {
                 what: format!("another setup or teardown of slot {slot} is running"),

@@ -32,6 +32,8 @@ pub(super) struct Rights {
     pub role: String,
     /// What is missing, in words; empty where nothing is.
     pub missing: Vec<String>,
+    /// What it will lack on sequences that are made later.
+    pub later: Vec<String>,
     /// What gives it, for one transaction.
     pub sql: Vec<String>,
     /// The daemon's role is made too.
@@ -105,6 +107,7 @@ impl Asked<'_> {
             side: self.side,
             role: role.to_owned(),
             missing: Vec::new(),
+            later: Vec::new(),
             sql: Vec::new(),
             makes_role: known.is_none(),
             left: Vec::new(),
@@ -130,7 +133,7 @@ impl Asked<'_> {
             }
         };
         let role_oid = known.as_ref().map(|role| role.oid);
-        let grants = self.missing(role_oid, group_oid, needs, &mut rights.missing).await?;
+        let grants = self.missing(role_oid, group_oid, needs, &mut rights).await?;
         rights.sql =
             self.statements(role, known.as_ref(), group.is_some(), grants, &mut rights.missing).await?;
         Ok(rights)
@@ -161,9 +164,10 @@ impl Asked<'_> {
         role: Option<u32>,
         group: Option<u32>,
         needs: &Needs,
-        missing: &mut Vec<String>,
+        rights: &mut Rights,
     ) -> Result<Vec<String>, SidesError> {
         let (side, to) = (self.side, quote_identifier(self.group()));
+        let missing = &mut rights.missing;
         let mut grants = Vec::new();
         let sql = "SELECT coalesce(has_database_privilege($1::oid, current_database(), 'CONNECT'), false)";
         if role.is_some() && !side.value::<bool>(self.client, sql, &[&role]).await? {
@@ -194,7 +198,7 @@ impl Asked<'_> {
             }
         }
         for (owner, schema) in sequences.defaults {
-            missing.push(format!("{privileges} on sequences that {owner} will make in schema {schema}"));
+            rights.later.push(format!("{schema} (made by {owner})"));
             grants.push(format!(
                 "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT {privileges} ON SEQUENCES TO {to}"
             ));

@@ -70,7 +70,8 @@ pub(super) async fn look(sides: &Sides, settings: &Settings, options: &Options) 
     let publisher = sides.publisher().await?;
     let this = about(&publisher).await?;
     if !options.dry_run {
-        lock(&publisher.client, names.slot.as_str()).await?;
+        lock(Side::Publisher, &publisher.client, names.slot.as_str()).await?;
+        lock(Side::Subscriber, &sides.subscriber.client, names.slot.as_str()).await?;
     }
     if let Some(subscription) = used_by(sides, &names.publication).await? {
         return Err(refused(

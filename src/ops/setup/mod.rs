@@ -242,7 +242,15 @@ impl Setup {
         let outcome = if rights.superuser {
             notes.push("a superuser, who needs none".to_owned());
             Outcome::Kept
-        } else if rights.missing.is_empty() {
+        } else if rights.sql.is_empty() {
+            if rights.left.is_empty() { Outcome::Kept } else { Outcome::Open }
+        } else if !options.grant && rights.missing.is_empty() {
+            // Enough to begin with.
+            notes.push(format!(
+                "nothing is missing, but what it will lack on later sequences in schema {}; --grant gives that, \
+                 --print-grants shows the SQL",
+                publication::some(&rights.later)
+            ));
             if rights.left.is_empty() { Outcome::Kept } else { Outcome::Open }
         } else if !options.grant {
             notes.push(format!(
@@ -251,7 +259,15 @@ impl Setup {
             ));
             Outcome::Open
         } else {
-            notes.insert(0, publication::some(&rights.missing));
+            if !rights.missing.is_empty() {
+                notes.insert(0, publication::some(&rights.missing));
+            }
+            if !rights.later.is_empty() {
+                notes.push(format!(
+                    "and the same on later sequences in schema {}",
+                    publication::some(&rights.later)
+                ));
+            }
             if rights.makes_role {
                 let role = quote_identifier(&rights.role);
                 notes.push(format!("the role has no password; in psql: \\password {role}"));

@@ -61,6 +61,12 @@ pub(super) async fn look(
         let found = found.map_err(SidesError::on_publisher)?;
         let in_the_making = found.as_ref().is_some_and(|slot| slot.confirmed_flush.is_none());
         match slot::judge(name, found.as_ref(), &database, subscriptions) {
+            // Of a setup that was killed a moment ago: it may be about to make the slot.
+            Verdict::Missing if marked && begun.elapsed() < ORPHAN_PATIENCE => {
+                if without_slot(publisher).await? == 0 {
+                    return Ok(SlotPlan::Absent);
+                }
+            }
             Verdict::Missing => return Ok(SlotPlan::Absent),
             Verdict::Refused { why, .. } => {
                 return Err(OpsError::Refused {
@@ -112,6 +118,13 @@ async fn others(publisher: &Connection, holder: i32) -> Result<i64, SidesError> 
     let sql = "SELECT count(*) FROM pg_stat_activity
                 WHERE application_name = $1 AND datname = current_database() AND pid NOT IN (pg_backend_pid(), $2)";
     SIDE.value(&publisher.client, sql, &[&APPLICATION_NAME, &holder]).await
+}
+
+/// Replication connections of a seqshadow that hold no slot (yet).
+async fn without_slot(publisher: &Connection) -> Result<i64, SidesError> {
+    let sql = "SELECT count(*) FROM pg_stat_replication r WHERE r.application_name = $1
+                  AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid)";
+    SIDE.value(&publisher.client, sql, &[&APPLICATION_NAME]).await
 }
 
 /// Drops it.

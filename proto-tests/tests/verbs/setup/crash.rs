@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 const TABLES: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, note text);
     CREATE TABLE items (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)";
+const TRIES: u32 = 15;
 const FLAGS: [&str; 3] = ["--role=new", "--grant", "--read-tables"];
 
 /// Tears down until it says that it is done (a backend may need a moment to notice that its client is gone).
@@ -23,9 +24,11 @@ async fn leaves_nothing(stage: &Stage, before: &[String; 2], when: &str) {
 async fn killed_at_any_instant(publisher: u32, subscriber: u32) {
     let stage = Stage::replicating(publisher, subscriber, TABLES).await.unwrap();
     let before = inventories(&stage).await;
+    // Built before anything is timed.
+    assert!(proto_tests::binary::binary().is_file());
     for verb in ["setup", "teardown"] {
         let mut takes = Duration::ZERO;
-        for attempt in 0..=10_u32 {
+        for attempt in 0..=TRIES {
             if verb == "teardown" {
                 ends(&admin(&stage.pair, "setup", &FLAGS), 0, &[]);
             }
@@ -36,10 +39,11 @@ async fn killed_at_any_instant(publisher: u32, subscriber: u32) {
                 assert_eq!(running.wait_exit(proto_tests::sql::PATIENCE).unwrap().code(), Some(0));
                 takes = begun.elapsed();
             } else {
-                std::thread::sleep(takes * attempt / 10);
+                std::thread::sleep(takes * attempt / TRIES);
                 running.kill9();
             }
-            leaves_nothing(&stage, &before, &format!("{verb} killed, {attempt} of 10 of {takes:?}")).await;
+            leaves_nothing(&stage, &before, &format!("{verb} killed, {attempt} of {TRIES} of {takes:?}"))
+                .await;
         }
     }
 }

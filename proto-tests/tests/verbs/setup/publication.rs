@@ -28,15 +28,23 @@ CREATE TABLE \"Größe\".\"We\"\"ird, 'table'\" (\"Id (x)\" bigserial PRIMARY KE
 const INSERT: &str = "
 INSERT INTO by_key (note) SELECT repeat('x', 500) FROM generate_series(1, 100);
 INSERT INTO by_row (note) SELECT repeat('x', 500) FROM generate_series(1, 100);
-INSERT INTO by_index (code, note) SELECT coalesce(max(code), 0) + g, repeat('x', 500)
-  FROM by_index, generate_series(1, 100) g GROUP BY g;
-INSERT INTO other_key (code, note) SELECT coalesce(max(code), 0) + g, repeat('x', 500)
-  FROM other_key, generate_series(1, 100) g GROUP BY g;
+INSERT INTO by_index (code, note) SELECT (SELECT coalesce(max(code), 0) FROM by_index) + g, repeat('x', 500)
+  FROM generate_series(1, 100) g;
+INSERT INTO other_key (code, note) SELECT (SELECT coalesce(max(code), 0) FROM other_key) + g, repeat('x', 500)
+  FROM generate_series(1, 100) g;
 INSERT INTO texts (note) SELECT repeat('x', 500) FROM generate_series(1, 100);
 INSERT INTO parted (at, note) SELECT g % 20, repeat('x', 500) FROM generate_series(1, 100) g;
 INSERT INTO parent (note) SELECT repeat('x', 500) FROM generate_series(1, 100);
 INSERT INTO child (note) SELECT repeat('x', 500) FROM generate_series(1, 100);
 INSERT INTO \"Größe\".\"We\"\"ird, 'table'\" (note) SELECT repeat('x', 500) FROM generate_series(1, 100);";
+
+/// Ids that no sequence knows.
+const BY_HAND: &str = "
+INSERT INTO by_key (id) VALUES (3000); INSERT INTO by_row (id) VALUES (3000);
+INSERT INTO by_index (id, code) VALUES (3000, -1); INSERT INTO other_key (id, code) VALUES (3000, -1);
+INSERT INTO texts (code) VALUES ('A-3000'); INSERT INTO parted (id, at) VALUES (3000, 15);
+INSERT INTO child (id, extra) VALUES (3000, 3000);
+INSERT INTO \"Größe\".\"We\"\"ird, 'table'\" VALUES (3000);";
 
 /// What the application does all the time.
 const UPDATE_AND_DELETE: &str = "
@@ -85,7 +93,8 @@ async fn is_followed(publisher: u32, subscriber: u32) {
     let stage = Stage::with(publisher, subscriber, TABLES).await.unwrap();
     stage.pair.on_both(WITHOUT_IDENTITY).await.unwrap();
     stage.pair.grant(&["public", "Größe"]).await.unwrap();
-    // No ids are read in tables, nor from sequences: what is followed is the stream.
+    // No ids are read in tables: what the publisher's sequences do not know is seen in the stream alone.
+    stage.pair.on_both("REVOKE SELECT ON ALL TABLES IN SCHEMA public, \"Größe\" FROM shadow").await.unwrap();
     let theirs =
         "by_key, by_row, by_index, other_key, texts, parted, parent, \"Größe\".\"We\"\"ird, 'table'\"";
     let theirs =
@@ -105,7 +114,7 @@ async fn is_followed(publisher: u32, subscriber: u32) {
     for table in partitioned.iter().chain(&["child", "parent", "no_key", "nothing", "texts"]) {
         assert!(listed.contains(&(*table).to_owned()), "{table} of {listed:?}");
     }
-    assert_eq!(listed.len(), 11 + partitioned.len() - 1 + 1, "{listed:?}");
+    assert_eq!(listed.len(), 10 + partitioned.len(), "{listed:?}");
 
     // A second run changes nothing, and says so.
     let before = inventories(&stage).await;
@@ -130,13 +139,15 @@ async fn is_followed(publisher: u32, subscriber: u32) {
     for (sequence, id) in SEQUENCES {
         stage.wait_past(sequence, id).await;
     }
-    stage.on_publisher(INSERT).await;
-    for (sequence, id) in SEQUENCES {
-        stage.wait_past(sequence, 2 * id).await;
+    stage.on_publisher(BY_HAND).await;
+    for sequence in SEQUENCES.iter().map(|(sequence, _)| *sequence).chain(["child_extra_seq"]) {
+        stage.wait_past(sequence, 3000).await;
     }
     stage.on_publisher(UPDATE_AND_DELETE).await;
     stage.pair.catch_up().await.unwrap();
-    assert!(shadow.complaints().is_empty(), "{:#?}", shadow.complaints());
+    let is_known = |line: &String| line.contains("are not published in full");
+    let complaints: Vec<String> = shadow.complaints().into_iter().filter(|line| !is_known(line)).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
