@@ -252,8 +252,13 @@ impl Teardown {
             let note = format!("setup did not make it for slot {}: not ours to remove", names.slot);
             self.objects.push(object(name, Outcome::Kept).note(note));
         }
-        if is_gone && !options.dry_run && matches!(found.slot, SlotPlan::End { .. }) {
-            slot::stays_away(publisher, names).await?;
+        if is_gone
+            && !options.dry_run
+            && matches!(found.slot, SlotPlan::End { .. })
+            && let Some(note) = slot::comes_back(publisher, names).await?
+        {
+            let slot = Object::new(Side::Publisher, "slot", names.slot.as_str(), Outcome::Left);
+            self.objects.push(slot.note(note));
         }
         self.objects.extend(roles::remove(Side::Publisher, client, found.roles, options).await?);
         Ok(())

@@ -199,25 +199,23 @@ async fn holder(publisher: &Connection, name: &str) -> Result<Option<Option<i32>
     rows.first().map(|row| SIDE.get(row, 0)).transpose()
 }
 
-/// A sidecar that was robbed of its slot may make it again.
+/// Whether a sidecar that was robbed of its slot has made it again, which one that still runs may.
 ///
 /// # Errors
-/// Where it does.
-pub(super) async fn stays_away(publisher: &Connection, names: &Names) -> Result<(), OpsError> {
+/// Where the connection is lost.
+pub(super) async fn comes_back(publisher: &Connection, names: &Names) -> Result<Option<String>, SidesError> {
     let until = Instant::now() + COMES_BACK_WITHIN;
     while Instant::now() < until {
         if holder(publisher, names.slot.as_str()).await?.is_some() {
-            return Err(OpsError::Refused {
-                what: format!(
-                    "a seqshadow that still runs has made slot {} again; the publication is gone",
-                    names.slot
-                ),
-                action: "stop it, and run teardown --force again before, or drop the slot after".to_owned(),
-            });
+            return Ok(Some(format!(
+                "a seqshadow that still runs has made it again; stop that, and on the publisher: SELECT \
+                 pg_drop_replication_slot('{}');",
+                names.slot
+            )));
         }
         sleep(LOOK_AGAIN).await;
     }
-    Ok(())
+    Ok(None)
 }
 
 fn code(error: &SidesError) -> Option<String> {

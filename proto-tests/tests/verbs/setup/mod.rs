@@ -81,3 +81,9 @@ async fn inventory(client: &Client) -> String {
 async fn inventories(stage: &proto_tests::stage::Stage) -> [String; 2] {
     [inventory(&stage.publisher).await, inventory(&stage.subscriber).await]
 }
+
+/// Waits until nobody uses the slot `ours`: the publisher notices a moment later that its client is gone.
+async fn wait_for_free_slot(stage: &proto_tests::stage::Stage) {
+    let sql = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'ours'";
+    proto_tests::sql::wait_for(&stage.pair.publisher_conninfo(), "the slot to be free", sql).await.unwrap();
+}

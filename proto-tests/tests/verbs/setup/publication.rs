@@ -1,9 +1,8 @@
 //! The publication: narrow, followed by the daemon, made once, brought up to date, and no business of the application's
 //! UPDATE and DELETE.
 
-use super::{admin, ends, inventories};
+use super::{admin, ends, inventories, wait_for_free_slot};
 use proto_tests::sidecar;
-use proto_tests::sql::{PATIENCE, Probe, wait_until};
 use proto_tests::stage::Stage;
 use tokio_postgres::Client;
 
@@ -277,13 +276,7 @@ async fn the_printed_command_starts_the_daemon() {
     stage.on_publisher("INSERT INTO orders (note) SELECT 'x' FROM generate_series(1, 300)").await;
     stage.wait_past("orders_id_seq", 300).await;
     drop(shadow);
-    wait_until("the slot to be free", PATIENCE, async || {
-        let sql = "SELECT active FROM pg_replication_slots WHERE slot_name = 'ours'";
-        let active: bool = stage.publisher.query_one(sql, &[]).await?.get(0);
-        Ok(Probe::when(!active, || "active".to_owned()))
-    })
-    .await
-    .unwrap();
+    wait_for_free_slot(&stage).await;
     // Found by its mark, whatever its name is.
     ends(&admin(&stage.pair, "teardown", &[]), 0, &["Done"]);
     assert!(published(&stage.publisher, name).await.is_empty());

@@ -102,6 +102,22 @@ async fn a_slot_that_a_seqshadow_uses_is_kept_and_not_torn_down() {
     ends(&admin(&stage.pair, "teardown", &[]), 0, &["Nothing of it was there"]);
 }
 
+/// From 18 on a daemon goes on without its publication: it makes the slot again, and that is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seqshadow_that_makes_its_slot_again_is_named() {
+    let stage = Stage::replicating(18, 17, ORDERS).await.unwrap();
+    let before = inventories(&stage).await;
+    ends(&admin(&stage.pair, "setup", &[]), 0, &[]);
+    let mut shadow = sidecar::start(&stage.pair, &["--publication=seqshadow_ours"]).unwrap();
+    let run = admin(&stage.pair, "teardown", &["--force"]);
+    ends(&run, 1, &["has made it again", "SELECT pg_drop_replication_slot('ours')"]);
+    shadow.signal(proto_tests::shadow::Signal::TERM);
+    shadow.wait_exit(proto_tests::sql::PATIENCE).unwrap();
+    ends(&admin(&stage.pair, "teardown", &[]), 4, &["no publication says that setup made it"]);
+    stage.on_publisher("SELECT pg_drop_replication_slot('ours')").await;
+    assert_eq!(inventories(&stage).await, before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_privileges_are_named_with_the_grant() {
     let stage = Stage::replicating(14, 18, ORDERS).await.unwrap();

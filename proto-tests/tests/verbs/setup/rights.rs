@@ -1,6 +1,6 @@
 //! The rights: enough for the daemon, no more, and gone with the teardown; what others granted stays.
 
-use super::{admin, ends, inventories};
+use super::{admin, ends, inventories, wait_for_free_slot};
 use proto_tests::pair::Pair;
 use proto_tests::shadow::ShadowCommand;
 use proto_tests::sidecar;
@@ -116,4 +116,37 @@ async fn what_a_grant_does_not_give_is_left_to_a_person() {
     );
     ends(&admin(&stage.pair, "teardown", &[]), 0, &["not ours to remove"]);
     assert_eq!(inventories(&stage).await, before);
+}
+
+/// The administrator of a managed service is no superuser: owner of all, CREATEROLE, REPLICATION.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_who_is_no_superuser_sets_up_and_tears_down() {
+    for (publisher, subscriber) in [(14, 17), (17, 14)] {
+        let stage = bare(publisher, subscriber).await;
+        stage
+            .pair
+            .on_both(
+                "CREATE ROLE boss LOGIN CREATEROLE REPLICATION; GRANT CREATE ON DATABASE shop TO boss;
+                 ALTER TABLE orders OWNER TO boss; ALTER TABLE \"Größe\".items OWNER TO boss;
+                 ALTER SCHEMA \"Größe\" OWNER TO boss; GRANT USAGE ON SCHEMA public TO boss WITH GRANT OPTION;
+                 GRANT CREATE ON SCHEMA public TO boss",
+            )
+            .await
+            .unwrap();
+        let before = inventories(&stage).await;
+        let publisher = format!("--publisher={}", stage.pair.publisher.conninfo_as("boss", "shop"));
+        let subscriber = format!("--subscriber={}", stage.pair.subscriber.conninfo_as("boss", "shop"));
+        let servers = [publisher.as_str(), subscriber.as_str()];
+        let flags = [&servers[..], &["--role=shadow", "--grant"]].concat();
+        ends(&admin(&stage.pair, "setup", &flags), 0, &["Done"]);
+        ends(&admin(&stage.pair, "setup", &flags), 0, &["nothing was changed"]);
+        let shadow = daemon(&stage.pair, "shadow").start().unwrap();
+        stage.on_publisher("INSERT INTO orders (note) SELECT 'x' FROM generate_series(1, 300)").await;
+        stage.wait_past("orders_id_seq", 300).await;
+        ends(&admin(&stage.pair, "teardown", &servers), 4, &["a running seqshadow"]);
+        drop(shadow);
+        wait_for_free_slot(&stage).await;
+        ends(&admin(&stage.pair, "teardown", &servers), 0, &["Done"]);
+        assert_eq!(inventories(&stage).await, before);
+    }
 }
