@@ -51,7 +51,8 @@ configuration, 3 a server could not be reached.";
 
 const SETUP_AFTER_HELP: &str = "\
 The publication shows the id columns only (whole rows before PostgreSQL 15), and inserts and truncates only: it never \
-concerns the application's UPDATE and DELETE. Run it as a superuser, or as the tables' owner.
+concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or that of --publication. Run setup as a \
+superuser, or as the tables' owner; the rights are for the role named by --role.
 
 Examples:
   seqshadow setup --slot orders --publisher 'host=old dbname=app' --dry-run

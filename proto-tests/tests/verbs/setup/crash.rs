@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 const TABLES: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, note text);
     CREATE TABLE items (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)";
 const TRIES: u32 = 15;
+const CUTS: u64 = 20;
 const FLAGS: [&str; 3] = ["--role=new", "--grant", "--read-tables"];
 
 /// Tears down until it says that it is done (a backend may need a moment to notice that its client is gone).
@@ -58,11 +59,27 @@ async fn killed_at_any_instant_on_12() {
     killed_at_any_instant(12, 18).await;
 }
 
+/// Which of the things that setup makes are there: publication, slot, rights on either side.
+async fn stages(stage: &Stage) -> [bool; 4] {
+    let mut found = [false; 4];
+    let questions = [
+        (&stage.publisher, "pg_publication WHERE pubname = 'seqshadow_ours'"),
+        (&stage.publisher, "pg_replication_slots WHERE slot_name = 'ours'"),
+        (&stage.publisher, "pg_roles WHERE rolname = 'seqshadow_ours_reads'"),
+        (&stage.subscriber, "pg_roles WHERE rolname = 'seqshadow_ours_moves'"),
+    ];
+    for (found, (client, what)) in found.iter_mut().zip(questions) {
+        *found = !client.query(&format!("SELECT FROM {what}"), &[]).await.unwrap().is_empty();
+    }
+    found
+}
+
 /// Cut off from one server after ever more bytes: the steps are what is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_off_at_any_step() {
     let stage = Stage::replicating(15, 17, TABLES).await.unwrap();
     let before = inventories(&stage).await;
+    let mut met = std::collections::BTreeSet::new();
     for (verb, side) in [
         ("setup", "publisher"),
         ("setup", "subscriber"),
@@ -75,14 +92,14 @@ async fn cut_off_at_any_step() {
         };
         let flags = if verb == "setup" { &FLAGS[..] } else { &["--drop-role"] };
         let mut total = 0;
-        for attempt in 0..=12_u64 {
+        for attempt in 0..=CUTS {
             if verb == "teardown" {
                 ends(&admin(&stage.pair, "setup", &FLAGS), 0, &[]);
             }
             let proxy = FaultProxy::start(port).await.unwrap();
             let through = format!("--{side}={} sslmode=disable", proxy.conninfo(&conninfo));
             if attempt > 0 {
-                proxy.cut_after(Direction::ToServer, total * attempt / 12 - 3);
+                proxy.cut_after(Direction::ToServer, total * attempt / CUTS - 3);
             }
             let run = admin(&stage.pair, verb, &[flags, &[&through]].concat());
             if attempt == 0 {
@@ -91,7 +108,10 @@ async fn cut_off_at_any_step() {
             } else {
                 assert!([0, 1, 3].contains(&run.code()), "{verb}: {}", run.all());
             }
-            leaves_nothing(&stage, &before, &format!("{verb} cut off {side}, {attempt} of 12")).await;
+            met.insert(stages(&stage).await);
+            leaves_nothing(&stage, &before, &format!("{verb} cut off {side}, {attempt} of {CUTS}")).await;
         }
     }
+    // None, all, and enough in between.
+    assert!(met.len() >= 5, "{met:?}");
 }
