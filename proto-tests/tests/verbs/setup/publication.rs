@@ -169,6 +169,11 @@ async fn the_daemon_follows_every_kind_of_table_by_it_from_18() {
     is_followed(18, 17).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_follows_every_kind_of_table_by_it_from_19() {
+    is_followed(19, 16).await;
+}
+
 /// The publisher has partitions where the subscriber has one table, and the other way about.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_need_not_be_the_same_on_both_sides() {
