@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use seqshadow::cli::args::{Cli, Verb};
-use seqshadow::cli::{check, cutover, demo, manual, plan, run, sync, verify};
+use seqshadow::cli::{check, cutover, demo, manual, plan, run, setup, sync, teardown, verify};
 
 fn main() -> ExitCode {
     match Cli::parse_from_args(std::env::args_os()) {
         Ok(Verb::Run(args)) => run::run(&args),
         Ok(Verb::Check(args)) => check::run(&args),
         Ok(Verb::Cutover(args)) => cutover::run(&args),
+        Ok(Verb::Setup(args)) => setup::run(&args),
+        Ok(Verb::Teardown(args)) => teardown::run(&args),
         Ok(Verb::Plan(args)) => plan::run(&args),
         Ok(Verb::Sync(args)) => sync::run(&args),
         Ok(Verb::Verify(args)) => verify::run(&args),

@@ -15,7 +15,9 @@ use super::check::CheckArgs;
 use super::cutover::CutoverArgs;
 use super::manual::{CompletionsArgs, ManArgs};
 use super::plan::PlanArgs;
+use super::setup::SetupArgs;
 use super::sync::SyncArgs;
+use super::teardown::TeardownArgs;
 use super::verify::VerifyArgs;
 use crate::config::{ConfigError, Environment, Layer, Loaded, load};
 use crate::exit::ExitCode;
@@ -68,6 +70,30 @@ Examples:
   seqshadow completions zsh > \"${fpath[1]}/_seqshadow\"
   seqshadow completions fish > ~/.config/fish/completions/seqshadow.fish";
 
+const SETUP_AFTER_HELP: &str = "\
+The publication shows the id columns only (whole rows before PostgreSQL 15), and inserts and truncates only: it never \
+concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or that of --publication. Run setup as a \
+superuser, or as the tables' owner; the rights are for the role named by --role.
+
+Examples:
+  seqshadow setup --slot orders --publisher 'host=old dbname=app' --dry-run
+  seqshadow setup --slot orders --publisher 'host=old dbname=app' --role seqshadow --grant
+  seqshadow setup --slot orders --publisher 'host=old dbname=app' --role seqshadow --print-grants
+  seqshadow setup --slot orders --publisher 'host=old dbname=app' --refresh    # after new tables
+
+Exit status: 0 everything is as it should be, 1 something is left to be done (named), 2 usage or configuration, \
+missing rights among them, 3 a server could not be reached, 4 refused for safety.";
+
+const TEARDOWN_AFTER_HELP: &str = "\
+Removes what setup made for the slot, on both sides, and nothing else; also after a crash in the middle of either.
+
+Examples:
+  seqshadow teardown --slot orders --publisher 'host=old dbname=app' --dry-run
+  seqshadow teardown --slot orders --publisher 'host=old dbname=app' --drop-role
+
+Exit status: 0 nothing of it is left, 1 something is (named), 2 usage or configuration, 3 a server could not be \
+reached (the other side is done), 4 refused for safety: a sidecar is running, or it is not what setup made.";
+
 const PLAN_AFTER_HELP: &str = "\
 Examples:
   seqshadow plan --publisher 'host=old dbname=app' > plan.sql
@@ -118,6 +144,12 @@ pub enum Verb {
     /// The gate: prove that the subscriber's sequences are past everything, or say what stands against it
     #[command(after_help = CUTOVER_AFTER_HELP)]
     Cutover(Box<CutoverArgs>),
+    /// Make the narrow publication, the slot, and the rights of seqshadow's role
+    #[command(after_help = SETUP_AFTER_HELP)]
+    Setup(SetupArgs),
+    /// Remove what setup made, on both sides
+    #[command(after_help = TEARDOWN_AFTER_HELP)]
+    Teardown(TeardownArgs),
     /// Print the SQL script that would bring the subscriber's sequences up now
     #[command(after_help = PLAN_AFTER_HELP)]
     Plan(PlanArgs),

@@ -8,8 +8,10 @@ pub(crate) mod ask;
 pub mod check;
 pub mod cutover;
 pub mod plan;
+pub mod setup;
 pub mod survey;
 pub mod sync;
+pub mod teardown;
 pub mod verify;
 
 use crate::exit::ExitCode;
@@ -30,6 +32,12 @@ pub enum OpsError {
     /// Going on could lose something: a person has to look.
     #[error("{what}; {action}")]
     Refused { what: String, action: String },
+    /// It cannot be done now; nothing is wrong with how it was asked for.
+    #[error("{what}; {action}")]
+    NotReady { what: String, action: String },
+    /// The connection was lost in the middle.
+    #[error("{what}; {action}")]
+    Unreachable { what: String, action: String },
     /// A file of ours, or standard output.
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
@@ -42,7 +50,8 @@ impl OpsError {
         match self {
             OpsError::Sides(error) => error.exit_code(),
             OpsError::Refused { .. } => ExitCode::Refused,
-            OpsError::Io { .. } => ExitCode::NotReady,
+            OpsError::Unreachable { .. } => ExitCode::Unreachable,
+            OpsError::NotReady { .. } | OpsError::Io { .. } => ExitCode::NotReady,
         }
     }
 }

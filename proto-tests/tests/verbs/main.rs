@@ -5,4 +5,5 @@ mod createsubscriber;
 mod cutover;
 mod manual;
 mod plan_and_sync;
+mod setup;
 mod verify;

@@ -1,0 +1,73 @@
+//! The command that starts the daemon with what `setup` made, ready to be pasted; never with a password.
+
+use super::Options;
+use super::mark::Names;
+use crate::conninfo::{Conninfo, Endpoint, SslMode};
+use crate::sides::Sides;
+
+/// For both servers as they were named, and the daemon's role.
+pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options) -> String {
+    let address = |conninfo: &Conninfo| shell_word(&address(conninfo, options.role.as_deref()));
+    format!(
+        "seqshadow --slot {} --publication {} --publisher {} --subscriber {}",
+        names.slot,
+        shell_word(&names.publication),
+        address(&sides.publisher_conninfo),
+        address(&sides.subscriber_conninfo)
+    )
+}
+
+fn address(conninfo: &Conninfo, role: Option<&str>) -> String {
+    let mut hosts = Vec::new();
+    let mut ports = Vec::new();
+    for host in conninfo.hosts() {
+        hosts.push(host.name.clone().unwrap_or_else(|| match &host.endpoint {
+            Endpoint::Socket(path) => path.display().to_string(),
+            Endpoint::Name(text) | Endpoint::Address(text) => text.clone(),
+        }));
+        ports.push(host.port.to_string());
+    }
+    let mut text = format!(
+        "host={} port={} dbname={} user={}",
+        value(&hosts.join(",")),
+        ports.join(","),
+        value(conninfo.dbname()),
+        value(role.unwrap_or(conninfo.user()))
+    );
+    let mode = conninfo.tls().mode;
+    if mode != SslMode::Prefer {
+        text += &format!(" sslmode={mode}");
+    }
+    text
+}
+
+/// A value in a connection string.
+fn value(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ',' | ':');
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// An argument for a shell.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ',');
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_pasted() {
+        assert_eq!(shell_word("seqshadow_orders"), "seqshadow_orders");
+        assert_eq!(shell_word("It's"), "'It'\\''s'");
+        assert_eq!(value("a b'c"), "'a b\\'c'");
+        assert_eq!(value("/var/run"), "/var/run");
+    }
+}
