@@ -10,3 +10,4 @@ pub mod show;
 pub mod sync;
 pub mod verb;
 pub mod verify;
+pub mod verify_data;

@@ -6,6 +6,7 @@
 
 pub(crate) mod ask;
 pub mod check;
+pub mod compare;
 pub mod plan;
 pub mod survey;
 pub mod sync;
