@@ -1,7 +1,11 @@
 //! Equal data is called equal, however it lies there and however each server would print it.
 
-use super::{assert_equal, compare, table};
+use super::{assert_equal, compare, differences, table};
+use proto_tests::pair::SHADOW_ROLE;
+use proto_tests::publication::{Publication, Subscription};
+use proto_tests::sql::connect;
 use proto_tests::stage::Stage;
+use serde_json::json;
 
 const TYPES: &str = "
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
@@ -18,7 +22,7 @@ const ROWS: &str = "
 INSERT INTO types SELECT 1, -32768, 9223372036854775807, 'NaN', 1.5000, '1e-38', '0.1'::float8 + 0.2, 1.10, 'a,b\"(\\',
     'v', 'c', 'n', true, '10110', '\\xdeadbeef00', '2024-02-29', '23:59:59.999999', '12:00:00+05:30',
     '2024-03-31 02:30:00', '2024-03-31 02:30:00+02', '1 year 2 mons -3 days 04:05:06.789', md5('u')::uuid,
-    '{\"b\": 1, \"a\": 1.0}', '{\"b\": 1, \"a\": 1.00}', 'happy', ROW(1, 'x, y'), 5, '{1,NULL,3}', '{\"a,b\",NULL,\"\"}',
+    '{\"b\": 1, \"a\": 1.0}', '{\"b\": 1, \"a\": 1.00}', 'happy', ROW(1, 'x, y')::pair, 5, '{1,NULL,3}', '{\"a,b\",NULL,\"\"}',
     '{2024-01-01 00:00:00+00,infinity}', '{NaN,-0,Infinity,1e300}', '10.0.0.1/8', '10.0.0.0/8', '08:00:2b:01:02:03',
     '(1.1,2.2)', '(1,1),(0,0)', '[1,5)', '[2024-01-01 00:00:00+00,)', 'a:1 cat', '<a>b</a>', 'types', 4294967295;
 INSERT INTO types (id, num, d, r, t, v, at_z, day, span, bin, texts) VALUES
@@ -37,10 +41,10 @@ async fn types_physical_order_and_settings_do_not_matter() {
         // Other pages, other places, other defaults.
         stage
             .on_publisher(
-                "UPDATE churned SET v = v || 'y' WHERE id % 3 = 0; DELETE FROM churned WHERE id % 7 = 0;
-                 VACUUM FULL churned;",
+                "UPDATE churned SET v = v || 'y' WHERE id % 3 = 0; DELETE FROM churned WHERE id % 7 = 0",
             )
             .await;
+        stage.on_publisher("VACUUM FULL churned").await;
         stage.pair.catch_up().await.unwrap();
         stage
             .on_subscriber(
@@ -105,4 +109,45 @@ async fn a_sample_is_the_same_each_time_and_smaller_than_all() {
     assert_eq!(rows("--seed=1"), first);
     let others: Vec<_> = ["--seed=2", "--seed=3", "--seed=4"].map(rows).into();
     assert!(others.iter().any(|other| *other != first), "{first:?} {others:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_encoding_is_no_difference() {
+    let ddl = "CREATE TABLE words (word text PRIMARY KEY, v text); GRANT SELECT ON words TO shadow";
+    let stage = Stage::with(15, 16, ddl).await.unwrap();
+    stage
+        .on_publisher(
+            "INSERT INTO words SELECT chr(192 + i % 60) || i, 'é' || i FROM generate_series(1, 2000) i",
+        )
+        .await;
+    stage
+        .on_subscriber(
+            "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'",
+        )
+        .await;
+    let latin = connect(&stage.pair.subscriber.conninfo("latin")).await.unwrap();
+    latin.batch_execute(ddl).await.unwrap();
+    stage.pair.publish(&Publication::all("pub")).await.unwrap();
+    let subscription = Subscription::to("sub", &["pub"]).sql(&stage.pair.publisher_conninfo());
+    latin.batch_execute(&subscription).await.unwrap();
+    let copied = "SELECT NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r')";
+    proto_tests::sql::wait_for(&stage.pair.subscriber.conninfo("latin"), "the copy", copied).await.unwrap();
+    let there = format!("--subscriber={}", stage.pair.subscriber.conninfo_as(SHADOW_ROLE, "latin"));
+    assert_equal(&compare(&stage.pair, &[&there, "--chunk-rows=300"]));
+    latin.batch_execute("UPDATE words SET v = 'è' WHERE word = chr(192 + 11) || 71").await.unwrap();
+    let found = compare(&stage.pair, &[&there]);
+    assert_eq!(differences(&found, "public.words"), [("changed".to_owned(), json!({"word": "Ë71"}))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_subscription_only_time_tells() {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 500) i";
+    let stage = Stage::with(18, 14, ddl).await.unwrap();
+    stage.pair.publish(&Publication::all("pub")).await.unwrap();
+    let equal = compare(&stage.pair, &["--publication=pub"]);
+    assert_equal(&equal);
+    assert_eq!(equal.json().unwrap()["progress_known"], false);
+    stage.on_subscriber("UPDATE t SET v = 0 WHERE id = 7").await;
+    let found = compare(&stage.pair, &["--publication=pub", "--wait=2s"]);
+    assert_eq!(differences(&found, "public.t"), [("changed".to_owned(), json!({"id": "7"}))]);
 }
