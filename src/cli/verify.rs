@@ -23,9 +23,10 @@ pub struct VerifyArgs {
     #[arg(short, long)]
     all: bool,
     #[command(flatten)]
-    data: DataArgs,
-    #[command(flatten)]
     common: VerbArgs,
+    // Last, as its heading goes on to what follows.
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 /// Exit 0 when everything is proven, 1 with a list otherwise.

@@ -71,7 +71,7 @@ use session::{Both, Session};
 use settle::Settler;
 use state::{State, Subject};
 use statement::Digest;
-use tables::Found;
+use tables::{Found, Sought};
 
 /// What is to be compared, and how.
 #[derive(Clone, Debug)]
@@ -127,24 +127,7 @@ pub async fn compare(
     let (Some(first), Some(publisher)) = (both.first(), publishers.first()) else {
         return Err(nothing("no connection was asked for", "give --jobs 1 or more"));
     };
-    are_there(sides, &publisher.client).await?;
-    let digest = digest(first).await?;
-    let wanted = |name: &QualifiedName| is_wanted(name, settings, options);
-    let found = tables::find(
-        &first.publisher,
-        publisher.version,
-        &first.subscriber,
-        &sides.publications,
-        settings,
-        digest,
-        wanted,
-    )
-    .await?;
-    if found.is_empty() {
-        let publications = sides.publications.join(", ");
-        let what = format!("publication {publications} has no table that is to be compared");
-        return Err(nothing(&what, "look at --publication, --table, --schema and what excludes tables"));
-    }
+    let found = find(sides, settings, options, first, publisher.version).await?;
     let state = RefCell::new(State::open(options.state.as_deref(), subject(sides, first, options).await?)?);
     let mut reports = Vec::new();
     let mut courses = Vec::new();
@@ -179,6 +162,27 @@ pub async fn compare(
     }
     comparison.conclude(reports);
     Ok(comparison)
+}
+
+/// The tables that are to be compared; an error where there are none.
+async fn find(
+    sides: &Sides,
+    settings: &Settings,
+    options: &Options,
+    both: &Both<'_>,
+    version: u32,
+) -> Result<Vec<Found>, OpsError> {
+    are_there(sides, both.publisher.client()).await?;
+    let digest = digest(both).await?;
+    let wanted = |name: &QualifiedName| is_wanted(name, settings, options);
+    let sought = Sought { version, publications: &sides.publications, settings, digest };
+    let found = tables::find(&both.publisher, &both.subscriber, &sought, wanted).await?;
+    if found.is_empty() {
+        let publications = sides.publications.join(", ");
+        let what = format!("publication {publications} has no table that is to be compared");
+        return Err(nothing(&what, "look at --publication, --table, --schema and what excludes tables"));
+    }
+    Ok(found)
 }
 
 /// As many connections to each side as there are jobs; the first to the subscriber is there.

@@ -38,19 +38,27 @@ struct Published {
     filters: Option<Vec<String>>,
 }
 
+/// What decides which tables there are.
+#[derive(Debug)]
+pub(super) struct Sought<'a> {
+    /// The publisher's.
+    pub(super) version: u32,
+    pub(super) publications: &'a [String],
+    pub(super) settings: &'a Settings,
+    pub(super) digest: Digest,
+}
+
 /// Finds the tables, in the order of their names. `wanted` says which of them are asked for.
 ///
 /// # Errors
 /// Those of either server.
 pub(super) async fn find(
     publisher: &Session<'_>,
-    version: u32,
     subscriber: &Session<'_>,
-    publications: &[String],
-    settings: &Settings,
-    digest: Digest,
+    sought: &Sought<'_>,
     wanted: impl Fn(&QualifiedName) -> bool,
 ) -> Result<Vec<Found>, SidesError> {
+    let Sought { version, publications, settings, digest } = *sought;
     let mut published = published(publisher, version, publications).await?;
     published.retain(|name, _| wanted(name));
     let renames = settings.renames_by_publisher();
@@ -69,7 +77,7 @@ pub(super) async fn find(
             continue;
         }
         let there = there(name);
-        let pair = Sought { name, here, there: &there, relation: on_subscriber.get(&there), published };
+        let pair = OnBoth { name, here, there: &there, relation: on_subscriber.get(&there), published };
         let filtered_by = filtered_by.get(&here.oid);
         let table = pair.table(version, &roles, &copying, filtered_by, digest);
         found.push(match table {
@@ -161,7 +169,7 @@ async fn role(session: &Session<'_>) -> Result<String, SidesError> {
 }
 
 /// A table as both sides have it.
-struct Sought<'a> {
+struct OnBoth<'a> {
     name: &'a QualifiedName,
     here: &'a Relation,
     there: &'a QualifiedName,
@@ -169,7 +177,7 @@ struct Sought<'a> {
     published: &'a Published,
 }
 
-impl Sought<'_> {
+impl OnBoth<'_> {
     fn table(
         &self,
         version: u32,

@@ -92,7 +92,7 @@ async fn types_physical_order_and_settings_do_not_matter() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sample_is_the_same_each_time_and_smaller_than_all() {
-    let stage = Stage::with(16, 17, "CREATE TABLE t (id int PRIMARY KEY, v int)").await.unwrap();
+    let stage = Stage::with(19, 18, "CREATE TABLE t (id int PRIMARY KEY, v int)").await.unwrap();
     stage.on_publisher("INSERT INTO t SELECT i, i FROM generate_series(1, 10000) i").await;
     stage.pair.replicate_all().await.unwrap();
     let rows = |seed: &str| {
