@@ -81,7 +81,7 @@ async fn under_load(publisher: u32, subscriber: u32) {
     stage.pair.replicate_all().await.unwrap();
     let writers = Writers::start(&stage.pair.publisher_conninfo());
     let mut equal = 0;
-    for _ in 0..4 {
+    for _ in 0..3 {
         let finished = compare(&stage.pair, &["--chunk-rows=1000", "--jobs=3"]);
         for name in ["busy", "keyless", "texts", "calm"] {
             let status = &table(&finished, &format!("public.{name}"))["status"];
@@ -119,4 +119,41 @@ async fn a_load_from_14_to_16() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_from_17_to_18() {
     under_load(17, 18).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_never_hold_still_are_never_called_different() {
+    let ddl = "CREATE TABLE hot (id int PRIMARY KEY, v int); CREATE TABLE queue (id int)";
+    let stage = Stage::with(12, 17, ddl).await.unwrap();
+    stage.on_publisher("INSERT INTO hot SELECT i, 0 FROM generate_series(1, 500) i").await;
+    stage.pair.replicate_all().await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let client = connect(&stage.pair.publisher_conninfo()).await.unwrap();
+    let is_over = stop.clone();
+    let writer = tokio::spawn(async move {
+        let mut round = 0;
+        // One row gets a new value all the time, one changes to and fro, one comes and goes, some are added.
+        while !is_over.load(Ordering::Relaxed) {
+            round += 1;
+            for sql in [
+                "UPDATE hot SET v = v + 1 WHERE id = 1; UPDATE hot SET v = 1 - v WHERE id = 2",
+                "DELETE FROM hot WHERE id = 3",
+                "INSERT INTO hot VALUES (3, 0)",
+            ] {
+                client.batch_execute(sql).await.unwrap();
+            }
+            client.batch_execute(&format!("INSERT INTO queue VALUES ({round} % 9)")).await.unwrap();
+        }
+    });
+    for _ in 0..3 {
+        let finished = compare(&stage.pair, &["--wait=4s"]);
+        for name in ["public.hot", "public.queue"] {
+            assert_ne!(table(&finished, name)["status"], "differs", "{}", finished.all());
+        }
+    }
+    stage.on_subscriber("UPDATE hot SET v = 7 WHERE id = 400").await;
+    let finished = compare(&stage.pair, &["--wait=4s"]);
+    assert_eq!(differences(&finished, "public.hot"), [("changed".to_owned(), json!({"id": "400"}))]);
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
 }
