@@ -182,3 +182,40 @@ fn compare(a: &Key, b: &Key) -> std::cmp::Ordering {
         .find(|order| order.is_ne())
         .unwrap_or(std::cmp::Ordering::Equal)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn programs_find_what_the_schema_promises() {
+        let mut report = TableReport::not_compared("public.t".to_owned(), "why".to_owned());
+        report
+            .differences
+            .push(Difference { kind: Kind::Missing, key: named(&["id".to_owned()], vec!["7".to_owned()]) });
+        report.differences.push(Difference { kind: Kind::Extra, key: named(&[], vec!["ab".to_owned()]) });
+        let mut comparison = Comparison::new(Lsn(0x16_B374_D848), Some(5.0), true);
+        comparison.at = "2026-11-21T16:00:00Z".to_owned();
+        comparison.conclude(vec![report]);
+        let expected = json!({
+            "schema": "seqshadow.compare/1", "at": "2026-11-21T16:00:00Z", "publisher_lsn": "16/B374D848",
+            "progress_known": true, "sample": 5.0, "equal": false,
+            "tables": [{
+                "table": "public.t", "subscriber_table": null, "status": "not_compared", "reason": "why", "key": [],
+                "publisher_rows": 0, "subscriber_rows": 0, "chunks": 0, "chunks_compared": 0, "chunks_resumed": 0,
+                "differences": [{"kind": "missing", "key": {"id": "7"}}, {"kind": "extra", "key": null}],
+                "more": false,
+            }],
+        });
+        assert_eq!(serde_json::to_value(&comparison).unwrap(), expected);
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_people() {
+        let key = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Key>();
+        assert!(compare(&key(&["9"]), &key(&["10"])).is_lt());
+        assert!(compare(&key(&["1", "b"]), &key(&["1", "a"])).is_gt());
+        assert!(compare(&key(&["x"]), &key(&["x"])).is_eq());
+    }
+}
