@@ -14,3 +14,4 @@ pub mod sync;
 pub mod teardown;
 pub mod verb;
 pub mod verify;
+pub mod verify_data;

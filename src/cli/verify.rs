@@ -7,6 +7,7 @@ use clap::Args;
 use super::args::VerbArgs;
 use super::show::{Align, Listing, count, maybe};
 use super::verb;
+use super::verify_data::{self, DataArgs};
 use crate::exit::ExitCode;
 use crate::ops::survey::{Depth, Surveyor};
 use crate::ops::verify::{Proof, Verification};
@@ -23,11 +24,17 @@ pub struct VerifyArgs {
     all: bool,
     #[command(flatten)]
     common: VerbArgs,
+    // Last, as its heading goes on to what follows.
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 /// Exit 0 when everything is proven, 1 with a list otherwise.
 #[must_use]
 pub fn run(args: &VerifyArgs) -> ProcessExit {
+    if args.data.data {
+        return verify_data::run(&args.common, &args.data);
+    }
     verb::run(&args.common, async |settings, environment| {
         let sides = Sides::find(&settings, &environment, Needs::ADDRESSES).await?;
         let mut surveyor = Surveyor::open(&sides, &settings).await?;

@@ -7,6 +7,7 @@
 pub(crate) mod ask;
 pub mod check;
 pub mod cutover;
+pub mod compare;
 pub mod plan;
 pub mod setup;
 pub mod survey;

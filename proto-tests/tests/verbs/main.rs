@@ -4,6 +4,7 @@ mod check;
 mod createsubscriber;
 mod cutover;
 mod manual;
+mod compare;
 mod plan_and_sync;
 mod setup;
 mod verify;
