@@ -13,6 +13,7 @@ pub use common::{LogArgs, SidesArgs, TargetArgs, VerbArgs};
 
 use super::check::CheckArgs;
 use super::plan::PlanArgs;
+use super::reverse::ReverseArgs;
 use super::sync::SyncArgs;
 use super::verify::VerifyArgs;
 use crate::config::{ConfigError, Environment, Layer, Loaded, load};
@@ -74,6 +75,24 @@ Examples:
 
 Exit status: 0 proven for every sequence, 1 not (named), 2 usage or configuration, 3 a server could not be reached.";
 
+const REVERSE_AFTER_HELP: &str = "\
+For the time after the switch: the new server's writes go back to the old one, and its sequences are kept ahead, so \
+that going back is as safe as going forward was. --publisher is still the old server and --subscriber the new one, as \
+before the switch; --slot is the slot of the sidecar that ran forwards, which must be stopped.
+
+Run it after the cutover said yes and before the application writes on the new server. Without --apply it prints the \
+SQL for psql. It refuses where a row of the old server could be lost.
+
+Examples:
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' > reverse.sql
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --apply \\
+    --connection 'host=new dbname=app user=replicator'
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --status
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --undo
+
+Exit status: 0 yes or done, 1 something is missing (named), 2 usage or configuration, 3 a server could not be reached, \
+4 refused, or both servers issue ids.";
+
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
 #[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
@@ -103,6 +122,9 @@ pub enum Verb {
     /// Prove that each sequence's next value is past every id, without using one up
     #[command(after_help = VERIFY_AFTER_HELP)]
     Verify(VerifyArgs),
+    /// Make the way back after a switch: the new server's rows to the old one
+    #[command(after_help = REVERSE_AFTER_HELP)]
+    Reverse(ReverseArgs),
     /// Show it at work on two throw-away servers on this machine
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),

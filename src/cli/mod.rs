@@ -5,6 +5,7 @@ pub mod args;
 pub mod check;
 pub mod demo;
 pub mod plan;
+pub mod reverse;
 pub mod run;
 pub mod show;
 pub mod sync;

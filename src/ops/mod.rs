@@ -7,6 +7,7 @@
 pub(crate) mod ask;
 pub mod check;
 pub mod plan;
+pub mod reverse;
 pub mod survey;
 pub mod sync;
 pub mod verify;

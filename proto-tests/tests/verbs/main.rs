@@ -2,4 +2,7 @@
 
 mod check;
 mod plan_and_sync;
+mod reverse;
+mod reverse_kills;
+mod reverse_split_brain;
 mod verify;
