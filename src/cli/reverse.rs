@@ -171,12 +171,15 @@ fn status_text(status: &Status) -> String {
     let moved = |on_old: bool| {
         observed.moved.iter().filter(|m| if on_old { m.on_old.is_some() } else { m.on_new.is_some() }).count()
     };
-    out += &format!(
-        "in {:.0} s {} compared: {} moved on the old server, {} on the new one, our own\nmoves left out\n",
-        observed.seconds,
-        count(observed.compared, "sequence"),
-        moved(true),
-        moved(false)
+    out += &hang(
+        &format!(
+            "in {:.0} s {} compared: {} moved on the old server, {} on the new one, our own moves left out",
+            observed.seconds,
+            count(observed.compared, "sequence"),
+            moved(true),
+            moved(false)
+        ),
+        2,
     );
     for (rows, when) in [(observed.rows, "meanwhile"), (observed.rows_since_switch, "since the switch")] {
         if let Some(rows) = rows {

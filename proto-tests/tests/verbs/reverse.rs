@@ -150,6 +150,34 @@ async fn there_and_back(old: u32, new: u32) {
         .await;
 }
 
+/// Back for good, and the way to the new server again: the same verb with the roles as they are then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reverse_is_reversed() {
+    let stage = switched(14, 18).await;
+    let done = reverse(&stage.pair, &["--apply"]);
+    assert_eq!(done.code(), 0, "{}", done.all());
+    stage.on_subscriber(WRITES).await;
+    stage.on_subscriber(READ_ONLY).await;
+    let again = [
+        "--slot=ours_reverse".to_owned(),
+        format!("--publisher={}", stage.pair.subscriber_conninfo()),
+        format!("--subscriber={}", stage.pair.publisher_conninfo()),
+        "--apply".to_owned(),
+    ];
+    let again: Vec<&str> = again.iter().map(String::as_str).collect();
+    let done = verb::run(&stage.pair, "reverse", &again).unwrap();
+    assert_eq!(done.code(), 0, "{}", done.all());
+    stage
+        .on_publisher("SET default_transaction_read_only = off; INSERT INTO notes VALUES ('old again')")
+        .await;
+    let arrived = "SELECT EXISTS (SELECT FROM notes WHERE note = 'old again')";
+    wait_for(&stage.pair.subscriber_conninfo(), "the row", arrived).await.unwrap();
+    assert_eq!(contents(&stage.publisher).await, contents(&stage.subscriber).await);
+    let left = "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots";
+    let left: Option<String> = stage.subscriber.query_one(left, &[]).await.unwrap().get(0);
+    assert_eq!(left, None, "the slot of the first way back is gone");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_on_the_new_server_goes_back_15_18() {
     there_and_back(15, 18).await;

@@ -3,16 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::reverse::{back, catalogs, command, contents, reverse, switched};
+use proto_tests::publication::Subscription;
 use proto_tests::sql::PATIENCE;
 use proto_tests::stage::Stage;
 
 /// The forward subscription as it was, after it had to be dropped.
 async fn forwards_again(stage: &Stage) {
-    let sql = format!(
-        "CREATE SUBSCRIPTION sub CONNECTION '{}' PUBLICATION pub WITH (copy_data = false)",
-        stage.pair.publisher_conninfo()
-    );
-    stage.on_subscriber(&sql).await;
+    let subscription = Subscription { copy_data: Some(false), ..Subscription::to("sub", &["pub"]) };
+    stage.pair.subscribe(&subscription).await.unwrap();
 }
 
 fn kill(stage: &Stage, flags: &[&str], after: Duration) {

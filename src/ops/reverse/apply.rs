@@ -24,6 +24,7 @@ use super::{Request, Reversed, Step, undo};
 use crate::config::ShownDuration;
 use crate::ops::ask::Side;
 use crate::sides::SidesError;
+use crate::sql;
 use crate::types::{Lsn, quote_identifier};
 use tokio_postgres::Client;
 
@@ -174,6 +175,14 @@ pub(super) async fn apply(
         OLD.run(&ends.old.client, &sql).await?;
         done.steps.push(Step::done("old", format!("created subscription {name}")));
     }
+    if ends.found.sidecar_slot.is_some() {
+        done.notes.push(format!(
+            "slot {} of the sidecar that ran forwards is left on the old server and holds back WAL there; while it is, \
+             --status sees every row that is written there by somebody. Drop it in the end: {}",
+            ends.names.forward_sidecar,
+            statements::drop_slot(&ends.names.forward_sidecar)
+        ));
+    }
     done.obstacles.extend(works(ends, request.wait.max(WORKER_PATIENCE)).await?);
     ends.look().await
 }
@@ -243,9 +252,7 @@ async fn make_slot(
             SlotPiece::Absent => {
                 let client = &ends.new.client;
                 // It waits for every writing transaction of the server to end.
-                let limit = format!("SET statement_timeout = {}; SET lock_timeout = 0", wait.as_millis());
-                NEW.run(client, &limit).await?;
-                let made = NEW.run(client, &statements::create_slot(&ends.names)).await;
+                let made = patiently(NEW, client, &statements::create_slot(&ends.names), wait).await;
                 NEW.run(client, "SET statement_timeout = '30s'; SET lock_timeout = '5s'").await?;
                 let Err(error) = made else {
                     done.steps.push(Step::done("new", format!("created slot {}", ends.names.object)));
@@ -265,6 +272,14 @@ async fn make_slot(
             SlotPiece::Making => tokio::time::sleep(PAUSE).await,
         }
     }
+}
+
+/// Runs what may take as long as `wait`.
+async fn patiently(side: Side, client: &Client, sql: &str, wait: Duration) -> Result<(), SidesError> {
+    let limit = format!("SET statement_timeout = {}; SET lock_timeout = 0", wait.as_millis());
+    side.run(client, &limit).await?;
+    let done = sql::within(wait + Duration::from_secs(15), client.batch_execute(sql)).await;
+    done.map_err(|error| side.error(error))
 }
 
 /// The proof: the forward slot itself, read up to its end, has no row that was not confirmed.

@@ -217,6 +217,12 @@ impl Conditions {
                 format!("there: ALTER TABLE {table} ADD PRIMARY KEY (…); or ALTER TABLE {table} REPLICA IDENTITY FULL;"),
             );
         }
+        if tables.narrowed {
+            self.notes.push(
+                "the forward publication has row filters or column lists; the way back has none, and brings whole rows"
+                    .to_owned(),
+            );
+        }
         if !tables.refused_when_read_only.is_empty() {
             self.notes.push(format!(
                 "applying rows on the old server also runs {}. Rows are applied whatever \
@@ -299,9 +305,12 @@ impl Conditions {
                 ),
             );
         }
-        let sql =
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL
-                    AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+        // From the locks, which every role may see; what kind of session it is, only some may.
+        let sql = "SELECT a.pid FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
+                    WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+                      AND coalesce(a.backend_type, 'client backend') = 'client backend'
+                      AND l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+                    GROUP BY 1";
         for row in OLD.rows(client, sql, &[]).await? {
             let pid: i32 = OLD.get(&row, 0)?;
             self.refused(
@@ -322,7 +331,7 @@ impl Conditions {
             );
         }
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-                    AND backend_type = 'client backend' AND application_name <> $1";
+                    AND coalesce(backend_type, 'client backend') = 'client backend' AND application_name <> $1";
         let ours = crate::publisher::connection::APPLICATION_NAME;
         let others: i64 = NEW.value(&ends.new.client, sql, &[&ours]).await?;
         if others > 0 && ends.found.slot == SlotPiece::Absent {

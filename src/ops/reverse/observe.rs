@@ -3,7 +3,8 @@
 //! In: both servers, for some seconds. Out: an [`Observed`]. Two kinds of evidence are certain:
 //!
 //! - **Ids.** Every writer of ours, a sidecar too, holds an advisory lock while it moves a sequence. While we hold that lock
-//!   on both servers, a sequence that moves forward was moved by somebody else: `nextval`, or a `setval` by hand.
+//!   on both servers, a sequence that moves forward was moved by somebody else: `nextval` (of an application,
+//!   or of a trigger that fires for replicated rows), or a `setval` by hand.
 //! - **Rows.** A temporary slot on the old server reads back what was committed there meanwhile; what came by replication
 //!   says so. The forward sidecar's slot, where it is still there and not in use, tells the same of the time since the switch.
 //!

@@ -119,10 +119,7 @@ impl Script<'_> {
         self.at = Some(server);
         let _ = writeln!(self.text, "\\connect {}", psql(&shown(conninfo)));
         self.text += "SET search_path = pg_catalog;\n";
-        if server == Server::Old {
-            self.text += "-- In this session only: the database's own default keeps applications out.\n\
-                          SET default_transaction_read_only = off;\n";
-        }
+        self.text += "SET default_transaction_read_only = off; -- in this session only\n";
     }
 
     fn sql(&mut self, sql: &str) {

@@ -16,6 +16,8 @@ pub(super) struct Tables {
     /// Rows of partitions are published as rows of their root.
     pub via_root: bool,
     pub names: Vec<QualifiedName>,
+    /// Forwards there are row filters or column lists.
+    pub narrowed: bool,
     /// Not on the new server, not on the old one.
     pub missing_on_new: Vec<QualifiedName>,
     pub missing_on_old: Vec<QualifiedName>,
@@ -77,6 +79,12 @@ impl Tables {
         let mut names = BTreeSet::new();
         for row in OLD.rows(&ends.old.client, sql, &[&ends.publications]).await? {
             names.insert(QualifiedName::new(OLD.get::<String>(&row, 0)?, OLD.get::<String>(&row, 1)?));
+        }
+        if ends.old.version >= 150_000 {
+            let sql =
+                "SELECT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                        WHERE p.pubname = ANY($1) AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))";
+            tables.narrowed = OLD.value(&ends.old.client, sql, &[&ends.publications]).await?;
         }
         if tables.all {
             // A publication of all tables publishes those too that only the new server has.
