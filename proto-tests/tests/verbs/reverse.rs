@@ -1,6 +1,7 @@
 //! `reverse`: the way back works, nothing is changed where it could lose a row, and the printed SQL does the same.
 
 use proto_tests::pair::Pair;
+use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sequence::next_value;
 use proto_tests::shadow::{Finished, ShadowCommand};
 use proto_tests::sql::{PATIENCE, Probe, connect, wait_for, wait_until};
@@ -339,4 +340,68 @@ async fn the_printed_sql_run_by_psql_does_what_apply_does() {
         let rest = reverse(&by_hand.pair, &["--apply"]);
         assert!(rest.stdout.contains("in place already"), "{}", rest.all());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_of_some_tables_goes_back_as_it_came() {
+    let pair = Pair::new(13, 17).await.unwrap();
+    pair.on_both(TABLES).await.unwrap();
+    pair.on_both("CREATE SCHEMA \"Größe\"; CREATE TABLE \"Größe\".\"it's\" (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    let tables = ["orders", "parts", "\"Größe\".\"it's\""];
+    pair.publish(&Publication::of("Pub", &tables).via_partition_root()).await.unwrap();
+    pair.subscribe(&Subscription::to("sub", &["Pub"])).await.unwrap();
+    pair.wait_for_sync().await.unwrap();
+    let (old, new) = pair.clients().await.unwrap();
+    old.batch_execute(READ_ONLY).await.unwrap();
+    let done = reverse(&pair, &["--apply"]);
+    assert_eq!(done.code(), 0, "{}", done.all());
+    let published = "SELECT string_agg(name, ' ' ORDER BY name COLLATE \"C\")
+                       FROM (SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_publication_tables
+                              WHERE pubname = 'seqshadow_reverse_ours') published";
+    let published: String = new.query_one(published, &[]).await.unwrap().get(0);
+    assert_eq!(published, "\"Größe\".\"it's\" public.orders public.parts");
+    new.batch_execute("INSERT INTO parts (k) VALUES (1); INSERT INTO \"Größe\".\"it's\" VALUES (7)")
+        .await
+        .unwrap();
+    back(&pair).await;
+    let arrived = "SELECT (SELECT count(*) FROM parts), (SELECT count(*) FROM \"Größe\".\"it's\")";
+    let row = old.query_one(arrived, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 1));
+}
+
+/// Rows are applied whatever the database's default says; what a trigger writes is not, and that is said before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_trigger_writes_on_the_old_server_needs_the_owners_setting() {
+    let stage = switched(12, 16).await;
+    stage
+        .on_publisher(
+            "CREATE TABLE seen (id int);
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN INSERT INTO public.seen VALUES (NEW.id); RETURN NEW; END $$;
+             CREATE TRIGGER see AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION see();
+             ALTER TABLE items ENABLE ALWAYS TRIGGER see",
+        )
+        .await;
+    stage.on_subscriber("CREATE TABLE seen (id int PRIMARY KEY)").await;
+    let done = reverse(&stage.pair, &["--apply", "--json"]);
+    assert_eq!(done.code(), 0, "{}", done.all());
+    assert!(done.stdout.contains("trigger see of public.items"), "{}", done.all());
+
+    stage.on_subscriber("INSERT INTO items (note) VALUES ('seen')").await;
+    let waited = wait_until("the refusal", PATIENCE, async || {
+        let log = stage.pair.publisher.log();
+        Ok(Probe::when(log.contains("cannot execute INSERT in a read-only transaction"), || {
+            "none".to_owned()
+        }))
+    });
+    waited.await.unwrap();
+    stage.on_publisher("ALTER ROLE postgres IN DATABASE shop SET default_transaction_read_only = off").await;
+    back(&stage.pair).await;
+    let seen = "SELECT count(*) FROM seen";
+    assert_eq!(stage.publisher.query_one(seen, &[]).await.unwrap().get::<_, i64>(0), 1);
+    let status = reverse(&stage.pair, &["--status", "--observe=100ms", "--json"]).json().unwrap();
+    assert_eq!(status["writes_blocked"], true);
+    assert_eq!(status["writing_roles"][0], "postgres");
 }

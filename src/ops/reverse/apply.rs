@@ -140,11 +140,11 @@ pub(super) async fn apply(
         NEW.run(&ends.new.client, &statements::create_publication(&ends.names, tables, &mark)).await?;
         done.steps.push(Step::done("new", format!("created publication {name}")));
     }
-    if let Some(forward) = ends.found.forward.clone() {
-        if let Some(obstacle) = stop_forward(ends, &forward, request.wait, done).await? {
-            done.obstacles.push(obstacle);
-            return give_up(ends, request, done).await;
-        }
+    if let Some(forward) = ends.found.forward.clone()
+        && let Some(obstacle) = stop_forward(ends, &forward, request.wait, done).await?
+    {
+        done.obstacles.push(obstacle);
+        return give_up(ends, request, done).await;
     }
     if let Some(obstacle) = make_slot(ends, request.wait, done).await? {
         done.obstacles.push(obstacle);

@@ -115,7 +115,7 @@ impl Found {
         let rows = NEW.rows(&new.client, sql, &[&names.object]).await?;
         let publication = match rows.first() {
             None => Piece::Absent,
-            Some(row) => piece(NEW.get::<Option<String>>(row, 0)?),
+            Some(row) => piece(NEW.get::<Option<String>>(row, 0)?.as_deref()),
         };
         let sql = "SELECT coalesce(plugin = 'pgoutput' AND database = current_database(), false),
                           confirmed_flush_lsn IS NOT NULL, active,
@@ -167,7 +167,7 @@ impl Found {
         );
         let rows = OLD.rows(&old.client, &sql, &[&names.object]).await?;
         if let Some(row) = rows.first() {
-            self.subscription = piece(OLD.get::<Option<String>>(row, 0)?);
+            self.subscription = piece(OLD.get::<Option<String>>(row, 0)?.as_deref());
             self.reverse = Reverse { enabled: OLD.get(row, 1)?, works: OLD.get(row, 2)? };
         }
         let slot = match &forward {
@@ -188,8 +188,8 @@ impl Found {
     }
 }
 
-fn piece(comment: Option<String>) -> Piece {
-    Mark::read(comment.as_deref()).map_or(Piece::Foreign, Piece::Ours)
+fn piece(comment: Option<&str>) -> Piece {
+    Mark::read(comment).map_or(Piece::Foreign, Piece::Ours)
 }
 
 /// Reads a slot of the old server.

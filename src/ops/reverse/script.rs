@@ -180,7 +180,9 @@ impl Script<'_> {
         self.wait(&ready, 10, &format!("slot {slot} is still in use"));
         let messages =
             statements::messages(slot, &forward.publications, self.ends.old.version, forward.local_only);
-        let message = format!("slot {slot} has changes that the new server does not have");
+        let message = format!(
+            "slot {slot} has changes that the new server does not have; seqshadow reverse --undo goes on forwards"
+        );
         let _ = write!(
             self.text,
             "DO $proof$ BEGIN\n  IF EXISTS (SELECT FROM {messages}\n    WHERE kind IN {}) THEN\n    \
