@@ -132,7 +132,10 @@ fn text(done: &Reversed) -> String {
     out += outcome;
     out.push('\n');
     if let Some(sidecar) = done.sidecar.as_ref().filter(|_| done.done) {
-        out += &format!("\nNow start the sidecar that runs the other way:\n\n{sidecar}\n");
+        out += &format!(
+            "\nNow start the sidecar that runs the other way; its role needs there what the one\n\
+             before needed, with the servers swapped:\n\n{sidecar}\n"
+        );
     }
     out
 }

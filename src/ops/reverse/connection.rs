@@ -59,8 +59,9 @@ impl Route {
 fn is_local(conninfo: &Conninfo) -> bool {
     conninfo.hosts().iter().any(|host| match &host.endpoint {
         Endpoint::Socket(_) => true,
-        Endpoint::Name(name) => name == "localhost",
-        Endpoint::Address(address) => address.starts_with("127.") || address == "::1",
+        Endpoint::Name(name) | Endpoint::Address(name) => {
+            name == "localhost" || name == "::1" || name.starts_with("127.")
+        }
     })
 }
 
