@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use seqshadow::cli::args::{Cli, Verb};
-use seqshadow::cli::{check, cutover, demo, manual, plan, run, setup, sync, teardown, verify};
+use seqshadow::cli::{check, cutover, demo, manual, plan, reverse, run, setup, sync, teardown, verify};
 
 fn main() -> ExitCode {
     match Cli::parse_from_args(std::env::args_os()) {
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Ok(Verb::Verify(args)) => verify::run(&args),
         Ok(Verb::Completions(args)) => manual::completions(&args),
         Ok(Verb::Man(args)) => manual::man(&args),
+        Ok(Verb::Reverse(args)) => reverse::run(&args),
         Ok(Verb::Demo(args)) => demo::run(&args),
         Err(code) => code.into(),
     }

@@ -15,6 +15,7 @@ use super::check::CheckArgs;
 use super::cutover::CutoverArgs;
 use super::manual::{CompletionsArgs, ManArgs};
 use super::plan::PlanArgs;
+use super::reverse::ReverseArgs;
 use super::setup::SetupArgs;
 use super::sync::SyncArgs;
 use super::teardown::TeardownArgs;
@@ -122,6 +123,24 @@ Examples:
 
 Exit status: 0 proven for every sequence (with --data: every table is equal), 1 not (named), 2 usage or configuration, 3 a server could not be reached.";
 
+const REVERSE_AFTER_HELP: &str = "\
+For the time after the switch: the new server's writes go back to the old one, and its sequences are kept ahead, so \
+that going back is as safe as going forward was. --publisher is still the old server and --subscriber the new one, as \
+before the switch; --slot is the slot of the sidecar that ran forwards, which must be stopped.
+
+Run it after the cutover said yes and before the application writes on the new server. Without --apply it prints the \
+SQL for psql. It refuses where a row of the old server could be lost.
+
+Examples:
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' > reverse.sql
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --apply \\
+    --connection 'host=new dbname=app user=replicator'
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --status
+  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --undo
+
+Exit status: 0 yes or done, 1 something is missing (named), 2 usage or configuration, 3 a server could not be reached, \
+4 refused, or both servers issue ids.";
+
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
 #[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
@@ -165,6 +184,9 @@ pub enum Verb {
     Completions(CompletionsArgs),
     /// Print the manual page, or write all of them into a directory
     Man(ManArgs),
+    /// Make the way back after a switch: the new server's rows to the old one
+    #[command(after_help = REVERSE_AFTER_HELP)]
+    Reverse(ReverseArgs),
     /// Show it at work on two throw-away servers on this machine
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),

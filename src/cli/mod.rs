@@ -7,6 +7,7 @@ pub mod cutover;
 pub mod demo;
 pub mod manual;
 pub mod plan;
+pub mod reverse;
 pub mod run;
 pub mod setup;
 pub mod show;

@@ -6,9 +6,10 @@
 
 pub(crate) mod ask;
 pub mod check;
-pub mod cutover;
 pub mod compare;
+pub mod cutover;
 pub mod plan;
+pub mod reverse;
 pub mod setup;
 pub mod survey;
 pub mod sync;

@@ -1,10 +1,13 @@
 //! The operator's verbs, against real servers.
 
 mod check;
+mod compare;
 mod createsubscriber;
 mod cutover;
 mod manual;
-mod compare;
 mod plan_and_sync;
+mod reverse;
+mod reverse_kills;
+mod reverse_split_brain;
 mod setup;
 mod verify;

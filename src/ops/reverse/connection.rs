@@ -1,0 +1,146 @@
+//! How the old server reaches the new one, and how a person does: connection strings that may be shown, and the one
+//! that goes into the reverse subscription.
+//!
+//! In: what was typed, and the [`Conninfo`]s that it became. Out: texts. A password is shown nowhere; one that was typed
+//! into the connection string goes into the subscription, where superusers can read it.
+
+use secrecy::ExposeSecret as _;
+
+use crate::config::ConninfoText;
+use crate::conninfo::{Conninfo, Endpoint, Environment, SslMode, TargetSessionAttrs};
+use crate::sides::SidesError;
+
+/// The connection string of the reverse subscription.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// As it goes into the subscription.
+    pub text: ConninfoText,
+    /// As it may be shown.
+    pub shown: String,
+    pub has_password: bool,
+    /// It leads to the machine that it is used on, which is the old server's.
+    pub is_local: bool,
+}
+
+impl Route {
+    /// `given` is what `--connection` says; without it the old server is told what we were told of the new one.
+    ///
+    /// # Errors
+    /// What libpq would not accept in it either.
+    pub(super) fn of(
+        given: Option<&str>,
+        typed: Option<&ConninfoText>,
+        new: &Conninfo,
+    ) -> Result<Self, SidesError> {
+        // What the environment and the passfile add is ours, and not there on the old server.
+        let nobody = Environment::empty().with_user("postgres");
+        let parse = |text: &str| {
+            Conninfo::parse(text, &nobody)
+                .map_err(|source| SidesError::Conninfo { side: "reverse subscription", source })
+        };
+        let Some(text) = given else {
+            let password =
+                typed.and_then(|text| parse(text.expose()).ok()).and_then(|c| c.password().cloned());
+            let shown = shown(new);
+            let text = match &password {
+                Some(password) => format!("{shown} password={}", value(password.expose_secret())),
+                None => shown.clone(),
+            };
+            let has_password = password.is_some();
+            return Ok(Route { text: ConninfoText::new(text), shown, has_password, is_local: is_local(new) });
+        };
+        let parsed = parse(text)?;
+        let has_password = parsed.password().is_some();
+        let shown = if has_password { shown(&parsed) } else { text.to_owned() };
+        Ok(Route { text: ConninfoText::new(text), shown, has_password, is_local: is_local(&parsed) })
+    }
+}
+
+fn is_local(conninfo: &Conninfo) -> bool {
+    conninfo.hosts().iter().any(|host| match &host.endpoint {
+        Endpoint::Socket(_) => true,
+        Endpoint::Name(name) | Endpoint::Address(name) => {
+            name == "localhost" || name == "::1" || name.starts_with("127.")
+        }
+    })
+}
+
+/// A connection string that leads to the same place; whoever uses it needs a password of their own.
+pub(super) fn shown(conninfo: &Conninfo) -> String {
+    let hosts: Vec<String> = conninfo
+        .hosts()
+        .iter()
+        .map(|host| match (&host.endpoint, host.name.as_deref().filter(|name| !name.is_empty())) {
+            (_, Some(name)) => name.to_owned(),
+            (Endpoint::Socket(directory), None) => directory.display().to_string(),
+            (Endpoint::Name(name) | Endpoint::Address(name), None) => name.clone(),
+        })
+        .collect();
+    let ports: Vec<String> = conninfo.hosts().iter().map(|host| host.port.to_string()).collect();
+    let mut text = format!(
+        "host={} port={} dbname={} user={}",
+        value(&hosts.join(",")),
+        ports.join(","),
+        value(conninfo.dbname()),
+        value(conninfo.user())
+    );
+    if conninfo.tls().mode != SslMode::Prefer {
+        text = format!("{text} sslmode={}", conninfo.tls().mode.as_str());
+    }
+    if conninfo.target_session_attrs() != TargetSessionAttrs::Any {
+        text = format!("{text} target_session_attrs={}", conninfo.target_session_attrs().as_str());
+    }
+    text
+}
+
+/// A value of a connection string, quoted where it must be.
+fn value(text: &str) -> String {
+    let plain = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '\'' || c == '\\');
+    if plain { text.to_owned() } else { format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'")) }
+}
+
+/// One argument of a shell command.
+pub(super) fn shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// One argument of a psql command.
+pub(super) fn psql(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conninfo(text: &str) -> Conninfo {
+        Conninfo::parse(text, &Environment::empty().with_user("me")).unwrap()
+    }
+
+    #[test]
+    fn a_password_goes_into_the_subscription_and_is_not_shown() {
+        let text = "host=db password='it''s' dbname=shop".replace("''", "\\'");
+        let typed = ConninfoText::new(text.clone());
+        let route = Route::of(None, Some(&typed), &conninfo(&text)).unwrap();
+        assert!(route.has_password && !route.is_local);
+        assert_eq!(route.shown, "host=db port=5432 dbname=shop user=me");
+        assert_eq!(route.text.expose(), format!("{} password='it\\'s'", route.shown));
+
+        let given = Route::of(Some("postgresql://u:secret@new/shop"), None, &conninfo("host=/tmp")).unwrap();
+        assert!(given.has_password && !given.is_local);
+        assert_eq!(given.shown, "host=new port=5432 dbname=shop user=u");
+    }
+
+    #[test]
+    fn without_a_password_it_is_used_as_it_was_given() {
+        let given =
+            Route::of(Some("host=new dbname=shop sslmode=require"), None, &conninfo("host=/tmp")).unwrap();
+        assert_eq!(given.shown, given.text.expose());
+        assert!(!given.has_password);
+        let local = Route::of(None, None, &conninfo("host=127.0.0.1 port=5433 dbname='my shop'")).unwrap();
+        assert!(local.is_local);
+        assert_eq!(local.shown, "host=127.0.0.1 port=5433 dbname='my shop' user=me");
+        assert_eq!(shell("a 'b'"), "'a '\\''b'\\'''");
+        assert_eq!(psql("a 'b\\'"), "'a ''b\\\\'''");
+    }
+}

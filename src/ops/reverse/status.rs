@@ -1,0 +1,180 @@
+//! What became of a reversal: what is in place, whether it works, and whether both servers are written to.
+//!
+//! In: both servers. Out: a [`Status`].
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::conditions::writes_blocked;
+use super::ends::{Ends, NEW, OLD};
+use super::found::{Piece, SlotPiece};
+use super::observe::{Foreign, Observed, observe};
+use super::{SCHEMA, Server};
+use crate::config::Settings;
+use crate::exit::ExitCode;
+use crate::sides::SidesError;
+use crate::types::quote_identifier;
+
+/// Everything. Serialized as it is printed with `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub schema: &'static str,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// `status`.
+    pub action: &'static str,
+    pub old: Server,
+    pub new: Server,
+    /// What publication, slot and subscription are called.
+    pub name: String,
+    pub publication: bool,
+    pub slot: bool,
+    pub subscription: bool,
+    /// The old server receives.
+    pub works: bool,
+    /// WAL of the new server that the old one has not confirmed.
+    pub lag_bytes: Option<i64>,
+    /// A sidecar streams the other way.
+    pub sidecar: bool,
+    /// New sessions on the old server's database begin read-only.
+    pub writes_blocked: bool,
+    /// Roles for which they do not.
+    pub writing_roles: Vec<String>,
+    pub observed: Observed,
+    /// What keeps going back from being safe.
+    pub problems: Vec<String>,
+    /// Both servers, or the wrong one, are written to.
+    pub alarms: Vec<String>,
+}
+
+impl Status {
+    pub(super) async fn look(
+        ends: &Ends,
+        settings: &Settings,
+        duration: Duration,
+    ) -> Result<Self, SidesError> {
+        let found = &ends.found;
+        let mark = found.subscription.mark();
+        let switched_at = mark.and_then(|mark| mark.switched_at.as_deref());
+        let observed = observe(ends, settings, duration, switched_at).await?;
+        let sidecar =
+            "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = $1";
+        let sidecar = NEW.value(&ends.new.client, sidecar, &[&ends.names.sidecar]).await?;
+        let (works, lag_bytes) = match found.slot {
+            SlotPiece::Ready { active, lag_bytes } => (active, Some(lag_bytes)),
+            _ => (false, None),
+        };
+        let mut status = Status {
+            schema: SCHEMA,
+            at: crate::ops::now(),
+            action: "status",
+            old: Server { address: ends.old.peer.clone(), version: ends.old.version },
+            new: Server { address: ends.new.peer.clone(), version: ends.new.version },
+            name: ends.names.object.clone(),
+            publication: found.begun(),
+            slot: lag_bytes.is_some(),
+            subscription: mark.is_some(),
+            works,
+            lag_bytes,
+            sidecar,
+            writes_blocked: writes_blocked(ends).await?,
+            writing_roles: writing_roles(ends).await?,
+            observed,
+            problems: Vec::new(),
+            alarms: Vec::new(),
+        };
+        status.find_problems(ends);
+        status.find_alarms();
+        Ok(status)
+    }
+
+    /// 4 where there is an alarm, 1 where going back is not safe.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match (self.alarms.is_empty(), self.problems.is_empty()) {
+            (false, _) => ExitCode::Refused,
+            (true, false) => ExitCode::NotReady,
+            (true, true) => ExitCode::Success,
+        }
+    }
+
+    fn find_problems(&mut self, ends: &Ends) {
+        let (name, found) = (&ends.names.object, &ends.found);
+        let mut problem = |what: String| self.problems.push(what);
+        if !found.begun() && found.subscription == Piece::Absent {
+            problem("the way back is not made: seqshadow reverse --apply".to_owned());
+            return;
+        }
+        for (is_there, what) in [
+            (found.begun(), format!("publication {name} is not on the new server")),
+            (self.slot, format!("slot {name} is not on the new server")),
+            (self.subscription, format!("subscription {name} is not on the old server")),
+        ] {
+            if !is_there {
+                problem(format!("{what}: run seqshadow reverse --apply again"));
+            }
+        }
+        if let Some(forward) = &found.forward {
+            problem(format!(
+                "subscription {} still leads forwards on the new server: run seqshadow reverse --apply again",
+                quote_identifier(&forward.name)
+            ));
+        }
+        if self.subscription && !found.reverse.enabled {
+            problem(format!(
+                "subscription {name} is disabled: ALTER SUBSCRIPTION {name} ENABLE; on the old server"
+            ));
+        } else if self.slot && self.subscription && !(self.works && found.reverse.works) {
+            problem(format!("subscription {name} does not receive: see the old server's log"));
+        }
+        if !self.sidecar {
+            problem(format!(
+                "no sidecar runs the other way (slot {} on the new server is not in use), so that the old server's \
+                 sequences fall behind",
+                ends.names.sidecar
+            ));
+        }
+    }
+
+    fn find_alarms(&mut self) {
+        let seconds = format!("{:.0} s", self.observed.seconds);
+        for one in &self.observed.moved {
+            let sequence = &one.sequence;
+            match (one.on_old, one.on_new) {
+                (Some((a, b)), Some((c, d))) => self.alarms.push(format!(
+                    "both servers issue ids of {sequence}: within {seconds} the old one went from {a} to {b} and the new \
+                     one from {c} to {d}, and neither was us"
+                )),
+                (Some((a, b)), None) if self.subscription => self.alarms.push(format!(
+                    "the old server issues ids of {sequence}: within {seconds} it went from {a} to {b}, and it was not us"
+                )),
+                _ => {}
+            }
+        }
+        for (rows, when) in
+            [(self.observed.rows, "while we looked"), (self.observed.rows_since_switch, "since the switch")]
+        {
+            if let Some(Foreign { changes, transactions }) = rows
+                && changes > 0
+                && self.subscription
+            {
+                self.alarms.push(format!(
+                    "{changes} changes in {transactions} transactions were written on the old server {when} that did not \
+                     come by replication: the new server does not have them"
+                ));
+            }
+        }
+    }
+}
+
+/// Roles whose own setting lets them write though the database's default does not.
+async fn writing_roles(ends: &Ends) -> Result<Vec<String>, SidesError> {
+    let sql = "SELECT r.rolname::text FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+                WHERE 'default_transaction_read_only=off' = ANY(s.setconfig)
+                  AND (s.setdatabase = 0
+                       OR s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
+                ORDER BY 1";
+    let rows = OLD.rows(&ends.old.client, sql, &[]).await?;
+    rows.iter().map(|row| OLD.get(row, 0)).collect()
+}
