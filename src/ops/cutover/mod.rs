@@ -201,7 +201,7 @@ async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) 
     }
     clock.step("proven: nothing has moved on the publisher since the fence", true);
     let pause = paused.elapsed();
-    let databases = gates.iter_mut().map(|gate| gate.certify()).collect();
+    let databases = gates.iter_mut().map(Gate::certify).collect();
     let certificate =
         Certificate::new(databases, std::mem::take(&mut clock.timings), millis(pause), request.exact);
     Ok(Answer::Yes(Box::new(certificate)))
