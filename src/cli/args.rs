@@ -155,6 +155,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", help_heading = "Times")]
     grace: Option<String>,
 
+    /// Answer on a socket that speaks the PostgreSQL protocol [default]
+    #[arg(long, overrides_with = "no_console", help_heading = "Console")]
+    console: bool,
+    /// Open no console
+    #[arg(long, help_heading = "Console")]
+    no_console: bool,
+    /// Directory of the console's socket [default: a private one below $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR or /tmp]
+    #[arg(long, value_name = "DIR", help_heading = "Console")]
+    console_dir: Option<String>,
+
     #[command(flatten)]
     log: LogArgs,
 }
@@ -241,6 +251,7 @@ impl RunArgs {
             ("refresh_interval", &self.refresh_interval),
             ("summary_interval", &self.summary_interval),
             ("grace", &self.grace),
+            ("console_dir", &self.console_dir),
         ];
         for (key, text) in one {
             text.iter().for_each(|text| layer.flag(key, text));
@@ -250,6 +261,8 @@ impl RunArgs {
             ("create_slot", self.no_create_slot, "off"),
             ("temporary_slot", self.temporary_slot, "on"),
             ("failover", self.failover, "on"),
+            ("console", self.console, "on"),
+            ("console", self.no_console, "off"),
         ];
         for (key, _, text) in switches.iter().filter(|(_, given, _)| *given) {
             layer.flag(key, *text);
