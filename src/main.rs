@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use seqshadow::cli::args::{Cli, Verb};
-use seqshadow::cli::{check, demo, plan, run, sync, verify};
+use seqshadow::cli::{check, demo, plan, run, status, sync, verify};
 
 fn main() -> ExitCode {
     match Cli::parse_from_args(std::env::args_os()) {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Ok(Verb::Plan(args)) => plan::run(&args),
         Ok(Verb::Sync(args)) => sync::run(&args),
         Ok(Verb::Verify(args)) => verify::run(&args),
+        Ok(Verb::Status(args)) => status::run(&args),
         Ok(Verb::Demo(args)) => demo::run(&args),
         Err(code) => code.into(),
     }

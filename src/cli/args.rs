@@ -13,6 +13,7 @@ pub use common::{LogArgs, SidesArgs, TargetArgs, VerbArgs};
 
 use super::check::CheckArgs;
 use super::plan::PlanArgs;
+use super::status::StatusArgs;
 use super::sync::SyncArgs;
 use super::verify::VerifyArgs;
 use crate::config::{ConfigError, Environment, Layer, Loaded, load};
@@ -74,6 +75,17 @@ Examples:
 
 Exit status: 0 proven for every sequence, 1 not (named), 2 usage or configuration, 3 a server could not be reached.";
 
+const STATUS_AFTER_HELP: &str = "\
+Asks the running sidecar of the slot over its console, and both servers where none runs.
+
+Examples:
+  seqshadow status --slot orders
+  seqshadow status --slot orders --watch --sort lead
+  seqshadow status --slot orders --only held --json | jq '.sequences[].reason'
+
+Exit status: 0 all is well, 1 a sequence is behind, held or not protected yet, or the slot is lost, 2 usage or \
+configuration, 3 a server could not be reached.";
+
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
 #[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
@@ -103,6 +115,9 @@ pub enum Verb {
     /// Prove that each sequence's next value is past every id, without using one up
     #[command(after_help = VERIFY_AFTER_HELP)]
     Verify(VerifyArgs),
+    /// Say how each sequence, the stream and the slot are
+    #[command(after_help = STATUS_AFTER_HELP)]
+    Status(StatusArgs),
     /// Show it at work on two throw-away servers on this machine
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod plan;
 pub mod run;
 pub mod show;
+pub mod status;
 pub mod sync;
 pub mod verb;
 pub mod verify;

@@ -7,6 +7,7 @@
 pub(crate) mod ask;
 pub mod check;
 pub mod plan;
+pub mod status;
 pub mod survey;
 pub mod sync;
 pub mod verify;
