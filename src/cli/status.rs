@@ -22,13 +22,13 @@ pub struct StatusArgs {
     #[arg(short, long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = interval)]
     watch: Option<Duration>,
     /// Order of the sequences
-    #[arg(long, value_enum, default_value_t, value_name = "BY")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "BY")]
     sort: Sort,
     /// Ask about the sequences that match only, repeatable; also for the exit status
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     filter: Vec<SequencePattern>,
     /// Show only sequences in this state, repeatable
-    #[arg(long, value_enum, value_name = "STATE")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "STATE")]
     only: Vec<Only>,
     /// Directory of the sidecar's console [default: the usual places for the slot]
     #[arg(long, value_name = "DIR", help_heading = "Console")]

@@ -1,6 +1,7 @@
 //! One client, from its first byte to its last: the simple and the extended protocol, with commands for queries.
 //!
-//! There is no password: whoever may open the socket may ask. There are no transactions, no parameters and no TLS.
+//! There is no password: whoever may open the socket may ask. There are no parameters and no TLS, and a
+//! transaction does no more than keep portals until its end.
 
 use std::collections::HashMap;
 
@@ -100,6 +101,7 @@ pub(super) async fn run(stream: UnixStream, view: View, pace: Pace) {
         pace,
         statements: HashMap::new(),
         portals: HashMap::new(),
+        in_transaction: false,
         skips_to_sync: false,
     };
     let end = match session.start().await {
@@ -124,6 +126,8 @@ struct Session {
     pace: Pace,
     statements: HashMap<String, Command>,
     portals: HashMap<String, Portal>,
+    /// Between BEGIN and COMMIT, for drivers that fetch some rows at a time.
+    in_transaction: bool,
     /// After an error of the extended protocol everything up to the next Sync is passed over.
     skips_to_sync: bool,
 }
@@ -138,7 +142,9 @@ impl Session {
     }
 
     fn ready(&mut self) -> PgWireResult<()> {
-        self.put(&Message::ReadyForQuery(ReadyForQuery::new(TransactionStatus::Idle)))
+        let status =
+            if self.in_transaction { TransactionStatus::Transaction } else { TransactionStatus::Idle };
+        self.put(&Message::ReadyForQuery(ReadyForQuery::new(status)))
     }
 
     async fn start(&mut self) -> Result<(), End> {
@@ -191,8 +197,9 @@ impl Session {
             Request::Terminate => return Err(End::Left),
             Request::Sync => {
                 self.skips_to_sync = false;
-                // The transaction that was none is over, and with it its portals.
-                self.portals.clear();
+                if !self.in_transaction {
+                    self.portals.clear();
+                }
                 self.ready()?;
                 self.peer.flush().await?;
             }
@@ -349,6 +356,18 @@ impl Session {
         Ok(Ok(()))
     }
 
+    fn accept(&mut self, tag: &str) {
+        match tag {
+            "BEGIN" => self.in_transaction = true,
+            "COMMIT" | "ROLLBACK" => {
+                self.in_transaction = false;
+                self.portals.clear();
+            }
+            "DISCARD ALL" => self.statements.clear(),
+            _ => {}
+        }
+    }
+
     /// Sends the rows that were not sent yet, `rows_max` of them at most, and how it ended.
     async fn execute(&mut self, portal: &mut Portal, rows_max: Option<usize>) -> Result<(), End> {
         let tag = match portal.command {
@@ -356,7 +375,10 @@ impl Session {
                 self.put(&Message::EmptyQueryResponse(EmptyQueryResponse::new()))?;
                 return Ok(());
             }
-            Command::Accepted(tag) => tag.to_owned(),
+            Command::Accepted(tag) => {
+                self.accept(tag);
+                tag.to_owned()
+            }
             command => {
                 let columns = command.columns().unwrap_or_default();
                 let mut encoder = DataRowEncoder::new(answer::fields(columns, &portal.formats));

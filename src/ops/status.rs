@@ -20,6 +20,9 @@ use crate::types::{Lsn, QualifiedName};
 /// The name and version of the JSON that is printed.
 pub const SCHEMA: &str = "seqshadow.status/1";
 
+/// The stream's state where no sidecar runs.
+pub const NONE: &str = "none";
+
 /// The whole answer. Serialized as it is printed with `--json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
@@ -306,6 +309,22 @@ mod tests {
         let filter = Choice { filters: vec!["public.a".parse().unwrap()], ..Choice::default() };
         let asked = status(lines, &filter);
         assert_eq!((names(&asked), asked.well, asked.counts.held), (vec!["a"], true, 0));
+    }
+
+    #[test]
+    fn all_is_well_only_when_nothing_is_amiss() {
+        let sidecar =
+            |protecting| Sidecar { version: String::new(), pid: None, console: "/c".into(), protecting };
+        let slot = |state: &str| SlotLine { state: state.to_owned(), ..SlotLine::default() };
+        let well = |sidecar: Option<Sidecar>, state: &str, behind: bool| {
+            let mut sequences = vec![line("a", "covered", Some(1))];
+            sequences[0].1.behind = behind;
+            let found = Found { sidecar, stream: Stream::default(), slot: Some(slot(state)), sequences };
+            Status::of(found, None, &Choice::default()).well
+        };
+        assert!(well(None, "free", false) && well(Some(sidecar(true)), "streaming", false));
+        assert!(!well(Some(sidecar(false)), "streaming", false), "it has yet to look at them");
+        assert!(!well(None, "lost", false) && !well(Some(sidecar(true)), "streaming", true));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use jiff::{Timestamp, Unit};
 
 use crate::cli::show::{count, maybe, number};
 use crate::demo::text::bytes;
-use crate::ops::status::{SequenceLine, SlotLine, Status, Stream};
+use crate::ops::status::{NONE, SequenceLine, SlotLine, Status, Stream};
 
 /// A sequence's name is cut to no less than this.
 const NAME_MIN: usize = 20;
@@ -82,7 +82,7 @@ fn head(status: &Status, width: usize) -> String {
 }
 
 fn stream(stream: &Stream) -> String {
-    let mut parts = vec![stream.state.clone()];
+    let mut parts: Vec<String> = (stream.state != NONE).then(|| stream.state.clone()).into_iter().collect();
     let lsn = |name: &str, lsn: &Option<String>| lsn.as_ref().map(|lsn| format!("{name} {lsn}"));
     parts
         .extend(lsn("received", &stream.received_lsn).or_else(|| lsn("publisher at", &stream.publisher_lsn)));
@@ -91,7 +91,10 @@ fn stream(stream: &Stream) -> String {
         let seconds = stream.lag_seconds.map(|lag| format!(", {}", seconds(lag))).unwrap_or_default();
         parts.push(format!("lag {}{seconds}", size(lag)));
     }
-    parts.extend(stream.ids_per_second.map(|rate| format!("{rate:.1} ids/s")));
+    parts.extend(stream.ids_per_second.map(|rate| {
+        let digits = usize::from(rate > 0.0 && rate < 10.0);
+        format!("{rate:.digits$} ids/s")
+    }));
     parts.join(", ")
 }
 
@@ -111,12 +114,13 @@ fn table(lines: &[SequenceLine], now: Timestamp, width: usize) -> String {
     let chars = |text: &str| text.chars().count();
     let rows: Vec<Vec<String>> =
         lines.iter().map(|line| COLUMNS.iter().map(|column| (column.cell)(line, now)).collect()).collect();
+    // Zero for a column that says nothing of any sequence.
     let widths: Vec<usize> = COLUMNS
         .iter()
         .enumerate()
         .map(|(index, column)| {
-            let widest = rows.iter().filter_map(|row| row.get(index)).map(|cell| chars(cell)).max();
-            widest.unwrap_or(0).max(chars(column.heading))
+            let cells = rows.iter().filter_map(|row| row.get(index)).filter(|cell| **cell != dash());
+            cells.map(|cell| chars(cell)).max().map_or(0, |widest| widest.max(chars(column.heading)))
         })
         .collect();
     let name_width = lines.iter().map(|line| chars(&line.sequence)).max().unwrap_or(0).max(chars("sequence"));
@@ -145,7 +149,7 @@ fn table(lines: &[SequenceLine], now: Timestamp, width: usize) -> String {
     let left_out: Vec<&str> = COLUMNS
         .iter()
         .enumerate()
-        .filter(|(index, _)| !shown.contains(index))
+        .filter(|(index, _)| !shown.contains(index) && widths.get(*index).is_some_and(|width| *width > 0))
         .map(|(_, column)| column.heading)
         .collect();
     if !left_out.is_empty() {
@@ -162,7 +166,10 @@ fn choose(widths: &[usize], name_width: usize, width: usize) -> Vec<usize> {
     let mut left = width.saturating_sub(name_width.min(width * 2 / 5));
     let mut shown = Vec::new();
     for index in by_worth {
-        let needed = widths.get(index).map_or(0, |width| width + GAP);
+        let needed = match widths.get(index) {
+            None | Some(0) => continue,
+            Some(width) => width + GAP,
+        };
         if needed > left {
             break;
         }
@@ -328,7 +335,7 @@ mod tests {
         let expected = "\
 sidecar   running, process 4711, version 0.1.0
 stream    streaming, received 16/B374D848, confirmed 16/B374D848, lag 2.9 MB,
-          0.4 s, 123456.7 ids/s
+          0.4 s, 123457 ids/s
 slot      orders: streaming, holds back 2.9 MB of at most 1.0 GB, lost 2 times
           until now
 sequences 2 sequences: 2 covered

@@ -59,7 +59,7 @@ pub(super) async fn run(
                 }
             }
             // No keyboard, or none any more: a terminal that is gone says so by a signal.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let again = async {
             tick.tick().await;

@@ -1,6 +1,6 @@
 //! Both servers, looked at without a sidecar.
 
-use super::{Found, SequenceLine, SlotLine, Stream, distance};
+use super::{Found, NONE, SequenceLine, SlotLine, Stream, distance};
 use crate::config::Settings;
 use crate::conninfo::Environment;
 use crate::keeper::Todo;
@@ -23,7 +23,7 @@ pub(super) async fn look(settings: &Settings, environment: &Environment) -> Resu
     let mut surveyor = Surveyor::open(&sides, settings).await?;
     let survey = surveyor.survey(Depth::Indexes).await?;
     let mut stream =
-        Stream { state: "none".to_owned(), publisher_lsn: Some(survey.tag.to_string()), ..Stream::default() };
+        Stream { state: NONE.to_owned(), publisher_lsn: Some(survey.tag.to_string()), ..Stream::default() };
     let slot = match &settings.slot {
         Some(name) => Some(look_at_slot(&sides, name, settings, survey.tag, &mut stream).await?),
         None => None,
