@@ -321,3 +321,28 @@ async fn a_watch_on_a_terminal_gives_it_back() -> Result<()> {
     }
     Ok(())
 }
+
+/// Nobody says where the console is: both find the same place by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_usual_places_need_no_flag() -> Result<()> {
+    let stage = Stage::replicating(16, 17, "CREATE TABLE orders (id bigserial PRIMARY KEY)").await?;
+    let (login, service) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let xdg = ("XDG_RUNTIME_DIR", login.path());
+    let systemd = ("RUNTIME_DIRECTORY", service.path());
+    for (variables, place) in [
+        (vec![xdg], login.path().join(format!("seqshadow-{SLOT}"))),
+        (vec![xdg, systemd], service.path().to_owned()),
+    ] {
+        let with = |command: proto_tests::shadow::ShadowCommand| {
+            let command = command.env("SEQSHADOW_CONSOLE", "on");
+            variables.iter().fold(command, |command, (name, value)| command.env(name, value))
+        };
+        let shadow = with(sidecar::command(&stage.pair, &[])).start()?;
+        let slot = format!("--slot={SLOT}");
+        let status = with(verb::command(&stage.pair, "status", &["--json", &slot])).run(PATIENCE)?;
+        assert_eq!(status.code(), 0, "{}", status.all());
+        assert_eq!(status.json()?["sidecar"]["console"], json!(place), "{}", status.all());
+        assert_eq!(status.json()?["sidecar"]["pid"], json!(shadow.pid()), "{}", status.all());
+    }
+    Ok(())
+}
