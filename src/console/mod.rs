@@ -1,9 +1,9 @@
 //! The console: what the running daemon can be asked, over a Unix socket that speaks the PostgreSQL protocol.
 //!
 //! In: a [`View`] of what runs. Out: answers to `psql -h DIR seqshadow -c 'SHOW SEQUENCES'`. It only reads, and it has a
-//! thread of its own, so that nothing a client does can keep the pipeline from its work: [`server`] takes in a bounded
-//! number of clients, [`session`] speaks with one of them, [`frontend`] reads what it sends, [`place`] says where the
-//! socket is. Each command has a file; [`command`] finds it.
+//! thread of its own, so that nothing a client does can keep the pipeline from its work: `server` takes in a bounded
+//! number of clients, `session` speaks with one of them, `frontend` reads what it sends, [`place`] says where the
+//! socket is. Each command has a file; `command` finds it.
 
 mod answer;
 mod command;
