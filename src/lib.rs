@@ -14,7 +14,7 @@
 //! 6. [`confirm`] says from the receipts which LSN may be confirmed, and the stream tells the publisher.
 //!
 //! [`shadow`] puts one such pipeline together, [`cli`] runs it as a program with [`config`] and [`logging`],
-//! [`registry`] is what everybody may ask about it, and [`demo`] shows it with throw-away servers.
+//! [`registry`] is what everybody may ask about it, [`console`] answers such questions on a socket, and [`demo`] shows it with throw-away servers.
 //!
 //! Invariants:
 //!
@@ -31,6 +31,7 @@ pub mod cli;
 pub mod config;
 pub mod confirm;
 pub mod conninfo;
+pub mod console;
 pub mod demo;
 pub mod exit;
 pub mod handover;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use seqshadow::cli::args::{Cli, Verb};
-use seqshadow::cli::{check, cutover, demo, manual, plan, reverse, run, setup, sync, teardown, verify};
+use seqshadow::cli::{
+    check, cutover, demo, manual, plan, reverse, run, setup, status, sync, teardown, verify,
+};
 
 fn main() -> ExitCode {
     match Cli::parse_from_args(std::env::args_os()) {
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
         Ok(Verb::Completions(args)) => manual::completions(&args),
         Ok(Verb::Man(args)) => manual::man(&args),
         Ok(Verb::Reverse(args)) => reverse::run(&args),
+        Ok(Verb::Status(args)) => status::run(&args),
         Ok(Verb::Demo(args)) => demo::run(&args),
         Err(code) => code.into(),
     }

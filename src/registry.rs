@@ -3,9 +3,12 @@
 //! In: the keeper's word on each sequence, whenever it changes. Out: snapshots. It lies beside the hot path, not in it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
+use tokio::time::Instant;
 
+use crate::plan::LeadMeter;
 use crate::types::{Lsn, QualifiedName};
 
 /// How a sequence is treated.
@@ -65,6 +68,8 @@ pub struct SequenceStatus {
     pub settled: bool,
     /// Why it is blind, held or excluded; what differs from the publisher.
     pub reason: Option<String>,
+    /// `last_value` of the publisher's sequence, as last read; of an uncalled one the id before its first.
+    pub publisher_value: Option<i64>,
     pub mark: Option<i64>,
     pub source: Option<Source>,
     /// The next value that `nextval` on the subscriber would give.
@@ -75,10 +80,31 @@ pub struct SequenceStatus {
     pub lead_steps: Option<u64>,
     /// The next value is known, and not past the mark.
     pub behind: bool,
+    /// The pace of its ids, on the [`Registry::clock`].
+    pub meter: LeadMeter,
     pub advances: u64,
+    pub last_advance: Option<SystemTime>,
     pub rewinds: u64,
     /// Ids that are not followed: the last ones found, in their order.
     pub set_aside: Vec<i64>,
+}
+
+impl SequenceStatus {
+    /// Steps a second at the time `now` of the [`Registry::clock`]; zero where nothing moves.
+    #[must_use]
+    pub fn rate(&self, now: Duration) -> u64 {
+        self.meter.rate(now)
+    }
+
+    /// How long the lead lasts at the present rate; `None` where nothing moves or the lead is not known.
+    #[must_use]
+    pub fn lead_seconds(&self, now: Duration) -> Option<f64> {
+        let rate = self.rate(now);
+        let lead = self.lead_steps.filter(|_| rate > 0)?;
+        #[allow(clippy::cast_precision_loss)] // for people
+        let seconds = lead as f64 / rate as f64;
+        Some((seconds * 10.0).round() / 10.0)
+    }
 }
 
 /// Sums over all sequences since the start.
@@ -92,15 +118,40 @@ pub struct Totals {
 }
 
 /// The shared views.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
+    born: Instant,
     sequences: DashMap<QualifiedName, SequenceStatus>,
     pub totals: Totals,
     confirmed: AtomicU64,
     protecting: AtomicBool,
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        Registry {
+            born: Instant::now(),
+            sequences: DashMap::new(),
+            totals: Totals::default(),
+            confirmed: AtomicU64::new(0),
+            protecting: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Registry {
+    /// When the clock of the lead meters began.
+    #[must_use]
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// The clock of the lead meters, now.
+    #[must_use]
+    pub fn clock(&self) -> Duration {
+        self.born.elapsed()
+    }
+
     pub fn put(&self, status: SequenceStatus) {
         self.sequences.insert(status.name.clone(), status);
     }

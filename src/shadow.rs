@@ -17,6 +17,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Changes, NeedsRestart, Settings};
 use crate::confirm::FlushLsn;
 use crate::conninfo::Environment;
+use crate::console::View;
 use crate::exit::ExitCode;
 use crate::handover::Handover;
 use crate::keeper::{self, Keeper};
@@ -275,6 +276,17 @@ impl Running {
         self.max_retained_wal.send_replace(new.max_retained_wal.0);
         self.settings.send_replace(Arc::new(new));
         Ok(changes)
+    }
+
+    /// What a console may look at.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View {
+            registry: self.registry.clone(),
+            progress: self.progress.clone(),
+            slot_state: self.slot_state.clone(),
+            settings: self.settings.subscribe(),
+        }
     }
 
     /// The settings in force.

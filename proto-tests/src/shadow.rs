@@ -65,6 +65,10 @@ impl ShadowCommand {
                 command.env_remove(&name);
             }
         }
+        // Tests run side by side, with the same names for slots: a console is for those that say where it is.
+        if !self.args.iter().any(|arg| arg.to_string_lossy().starts_with("--console")) {
+            command.env("SEQSHADOW_CONSOLE", "off");
+        }
         command.args(&self.args).envs(self.env.iter().cloned()).stdin(Stdio::null());
         if let Some(directory) = &self.directory {
             command.current_dir(directory);

@@ -17,6 +17,7 @@ use super::manual::{CompletionsArgs, ManArgs};
 use super::plan::PlanArgs;
 use super::reverse::ReverseArgs;
 use super::setup::SetupArgs;
+use super::status::StatusArgs;
 use super::sync::SyncArgs;
 use super::teardown::TeardownArgs;
 use super::verify::VerifyArgs;
@@ -141,6 +142,17 @@ Examples:
 Exit status: 0 yes or done, 1 something is missing (named), 2 usage or configuration, 3 a server could not be reached, \
 4 refused, or both servers issue ids.";
 
+const STATUS_AFTER_HELP: &str = "\
+Asks the running sidecar of the slot over its console, and both servers where none runs.
+
+Examples:
+  seqshadow status --slot orders
+  seqshadow status --slot orders --watch --sort lead
+  seqshadow status --slot orders --only held --json | jq '.sequences[].reason'
+
+Exit status: 0 all is well, 1 a sequence is behind, held or not protected yet, or the slot is lost, 2 usage or \
+configuration, 3 a server could not be reached.";
+
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
 #[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
@@ -187,6 +199,9 @@ pub enum Verb {
     /// Make the way back after a switch: the new server's rows to the old one
     #[command(after_help = REVERSE_AFTER_HELP)]
     Reverse(ReverseArgs),
+    /// Say how each sequence, the stream and the slot are
+    #[command(after_help = STATUS_AFTER_HELP)]
+    Status(StatusArgs),
     /// Show it at work on two throw-away servers on this machine
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),
@@ -238,6 +253,16 @@ pub struct RunArgs {
     /// End within this time when told to stop [default: 20s]
     #[arg(long, value_name = "TIME", help_heading = "Times")]
     grace: Option<String>,
+
+    /// Answer on a socket that speaks the PostgreSQL protocol [default]
+    #[arg(long, overrides_with = "no_console", help_heading = "Console")]
+    console: bool,
+    /// Open no console
+    #[arg(long, help_heading = "Console")]
+    no_console: bool,
+    /// Directory of the console's socket [default: a private one below $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR or /tmp]
+    #[arg(long, value_name = "DIR", help_heading = "Console")]
+    console_dir: Option<String>,
 
     #[command(flatten)]
     log: LogArgs,
@@ -325,6 +350,7 @@ impl RunArgs {
             ("refresh_interval", &self.refresh_interval),
             ("summary_interval", &self.summary_interval),
             ("grace", &self.grace),
+            ("console_dir", &self.console_dir),
         ];
         for (key, text) in one {
             text.iter().for_each(|text| layer.flag(key, text));
@@ -334,6 +360,8 @@ impl RunArgs {
             ("create_slot", self.no_create_slot, "off"),
             ("temporary_slot", self.temporary_slot, "on"),
             ("failover", self.failover, "on"),
+            ("console", self.console, "on"),
+            ("console", self.no_console, "off"),
         ];
         for (key, _, text) in switches.iter().filter(|(_, given, _)| *given) {
             layer.flag(key, *text);

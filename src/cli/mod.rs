@@ -11,6 +11,7 @@ pub mod reverse;
 pub mod run;
 pub mod setup;
 pub mod show;
+pub mod status;
 pub mod sync;
 pub mod teardown;
 pub mod verb;

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::args::RunArgs;
 use crate::config::{Environment as ConfigEnvironment, LogFormat, Settings};
 use crate::conninfo::{Conninfo, Environment};
+use crate::console::{Console, place};
 use crate::exit::ExitCode;
 use crate::logging::{self, LogHandle};
 use crate::registry::Class;
@@ -74,6 +75,7 @@ async fn daemon(args: &RunArgs, settings: Settings, log: &LogHandle) -> ExitCode
             return failure.exit_code();
         }
     };
+    let _console = open_console(&running);
     let mut told_ready = false;
     let mut summary = Summary::default();
     let watchdog = sd_notify::watchdog_enabled();
@@ -113,6 +115,23 @@ async fn daemon(args: &RunArgs, settings: Settings, log: &LogHandle) -> ExitCode
                 }
                 summary.tick(&running);
             }
+        }
+    }
+}
+
+/// Where it cannot be opened, the daemon goes on without.
+fn open_console(running: &Running) -> Option<Console> {
+    let settings = running.settings();
+    let slot = settings.slot.as_ref().filter(|_| settings.console)?;
+    let directory = place::directory(&settings, slot, &place::Surroundings::of_process());
+    match Console::open(running.view(), &directory) {
+        Ok(console) => {
+            info!(directory = %console.directory().display(), "the console is open: psql -h DIRECTORY seqshadow");
+            Some(console)
+        }
+        Err(failure) => {
+            warn!("there is no console: {failure}; --no-console goes without");
+            None
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) const KEYS: &[(&str, Takes)] = &[
     ("connect_timeout", Takes::One),
     ("grace", Takes::One),
     ("max_retained_wal", Takes::One),
+    ("console", Takes::One),
+    ("console_dir", Takes::One),
     ("log_format", Takes::One),
     ("log_level", Takes::One),
 ];

@@ -100,6 +100,10 @@ pub struct Settings {
     pub grace: Duration,
     /// How much WAL our slot may hold back on the publisher.
     pub max_retained_wal: ByteSize,
+    /// Whether the daemon answers on a socket, and `status` asks there.
+    pub console: bool,
+    /// Where that socket is; `None` for the usual place.
+    pub console_dir: Option<PathBuf>,
     pub log_format: LogFormat,
     /// A level (`info`) or a list of directives as `tracing` writes them (`info,seqshadow::wire=trace`).
     pub log_level: String,
@@ -236,6 +240,7 @@ mod tests {
         ("connect_timeout", ["1s", "2s", "3s"]),
         ("grace", ["1s", "2s", "3s"]),
         ("max_retained_wal", ["100MiB", "200MiB", "300MiB"]),
+        ("console_dir", ["/a", "/b", "/c"]),
         ("log_level", ["error", "warn", "debug"]),
     ];
 
@@ -268,7 +273,10 @@ mod tests {
             .map(|(key, _)| *key)
             .filter(|key| !VALUES.iter().any(|(tested, _)| tested == key))
             .collect();
-        assert_eq!(untested, ["create_slot", "temporary_slot", "failover", "outliers", "log_format"]);
+        assert_eq!(
+            untested,
+            ["create_slot", "temporary_slot", "failover", "outliers", "console", "log_format"]
+        );
     }
 
     #[test]
@@ -277,6 +285,10 @@ mod tests {
             let file = file(&format!("slot = 's'\n{in_file}"));
             load(&flags(flag), Some(file.path()), &environment(variable)).unwrap().settings
         };
+        let no_console = [("SEQSHADOW_CONSOLE", "off")];
+        assert!(load_with(&[("console", "on")], &no_console, "console = false").console);
+        assert!(!load_with(&[], &no_console, "console = true").console);
+        assert!(!load_with(&[], &[], "console = false").console);
         let off = [("SEQSHADOW_CREATE_SLOT", "off"), ("SEQSHADOW_FAILOVER", "off")];
         assert!(load_with(&[("create_slot", "on")], &off, "create_slot = false").create_slot);
         assert!(!load_with(&[], &off, "create_slot = true").create_slot);

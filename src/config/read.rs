@@ -1,5 +1,6 @@
 //! From layers of texts to checked [`Settings`]: defaults, ranges, and what cannot go together.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ const MAX_RETAINED_WAL: ByteSize = ByteSize(1 << 30);
 /// Less than a few WAL segments and the ceiling would be hit by a single one.
 const MAX_RETAINED_WAL_MIN: ByteSize = ByteSize(64 << 20);
 const MAX_RETAINED_WAL_MAX: ByteSize = ByteSize(1 << 50);
+
+/// Of the 108 bytes that a socket's path may have on Linux, with its end, `/.s.PGSQL.5432` takes 15.
+const CONSOLE_DIR_MAX: usize = 90;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -56,6 +60,8 @@ pub(super) fn settings(layers: &[&Layer]) -> Result<Settings, ConfigError> {
         connect_timeout: reader.duration("connect_timeout", CONNECT_TIMEOUT, ms(100)..=ms(600_000))?,
         grace: reader.duration("grace", GRACE, ms(100)..=ms(600_000))?,
         max_retained_wal: reader.one("max_retained_wal", retained_wal)?.unwrap_or(MAX_RETAINED_WAL),
+        console: reader.one("console", parse_switch)?.unwrap_or(true),
+        console_dir: reader.one("console_dir", console_dir)?,
         log_format: reader.one("log_format", FromStr::from_str)?.unwrap_or_default(),
         log_level: reader.one("log_level", log_level)?.unwrap_or_else(|| "info".to_owned()),
     };
@@ -171,6 +177,14 @@ fn retained_wal(text: &str) -> Result<ByteSize, ValueError> {
         min: MAX_RETAINED_WAL_MIN.to_string(),
         max: MAX_RETAINED_WAL_MAX.to_string(),
     })
+}
+
+/// The socket's path in it must fit into a socket's address.
+fn console_dir(text: &str) -> Result<PathBuf, ValueError> {
+    if text.is_empty() || text.len() > CONSOLE_DIR_MAX || text.contains('\0') {
+        return Err(malformed("a directory whose path has 1 to 90 bytes", text));
+    }
+    Ok(PathBuf::from(text))
 }
 
 fn log_level(text: &str) -> Result<String, ValueError> {

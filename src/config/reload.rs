@@ -124,6 +124,12 @@ impl Settings {
             entry("connect_timeout", Restart, duration(self.connect_timeout)),
             entry("grace", Live, duration(self.grace)),
             entry("max_retained_wal", Live, self.max_retained_wal.to_string()),
+            entry("console", Restart, switch(self.console)),
+            entry(
+                "console_dir",
+                Restart,
+                self.console_dir.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default(),
+            ),
             entry("log_format", Restart, self.log_format.to_string()),
             entry("log_level", Live, self.log_level.clone()),
         ]

@@ -179,6 +179,7 @@ fn hint(text: &str) -> Line {
 mod tests {
     use super::*;
     use crate::demo::servers::Installation;
+    use crate::plan::LeadMeter;
     use crate::registry::Source;
 
     fn choice() -> Choice {
@@ -202,13 +203,16 @@ mod tests {
                 settled: true,
                 class: Class::Covered,
                 reason: None,
+                publisher_value: None,
                 mark: Some(id * sign),
                 source: Some(Source::Sequence),
                 next_value: Some((id + 33) * sign),
                 last_value: None,
                 lead_steps: Some(32),
                 behind: false,
+                meter: LeadMeter::new(sign),
                 advances: 0,
+                last_advance: None,
                 rewinds: 0,
                 set_aside: Vec::new(),
             }

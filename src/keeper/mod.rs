@@ -96,7 +96,7 @@ pub struct Keeper {
     dirty: BTreeSet<u32>,
     /// What the verify tick reads, when there are many sequences.
     verify_order: VerifyOrder,
-    /// The clock of the lead meters.
+    /// The clock of the lead meters, as the registry has it.
     born: Instant,
     /// A TRUNCATE … RESTART IDENTITY in the stream will restart the subscriber's sequence too.
     truncates: bool,
@@ -129,6 +129,7 @@ impl Keeper {
     #[must_use]
     pub fn new(links: Links, conninfo: Conninfo) -> Self {
         let role = conninfo.user().to_owned();
+        let born = links.registry.born();
         Keeper {
             own_tables: OwnTables::new(conninfo.clone()),
             links,
@@ -141,7 +142,7 @@ impl Keeper {
             pending_since: Instant::now(),
             dirty: BTreeSet::new(),
             verify_order: VerifyOrder::default(),
-            born: Instant::now(),
+            born,
             truncates: false,
             publisher_asked: false,
             missing_publications: Vec::new(),

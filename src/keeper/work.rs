@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -399,6 +399,7 @@ impl Keeper {
         if moved {
             self.verify_order.touch(slot);
             managed.advances += 1;
+            managed.last_advance = Some(SystemTime::now());
             self.links.registry.totals.advances.fetch_add(1, Ordering::Relaxed);
         }
         // Perhaps it is there; perhaps a long walk goes on, or the mark has moved meanwhile.

@@ -11,6 +11,7 @@ pub mod cutover;
 pub mod plan;
 pub mod reverse;
 pub mod setup;
+pub mod status;
 pub mod survey;
 pub mod sync;
 pub mod teardown;

@@ -57,7 +57,7 @@ impl fmt::Display for Lead {
 
 /// The pace of one sequence. It follows a rise at once, because too short a lead is what must not be, and a fall
 /// slowly, so that a lead does not swing with every pause. Times are durations since any fixed instant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeadMeter {
     step: u64,
     descending: bool,
@@ -67,7 +67,7 @@ pub struct LeadMeter {
     delay: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Window {
     start: Duration,
     mark_at_start: i64,

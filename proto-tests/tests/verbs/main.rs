@@ -2,6 +2,7 @@
 
 mod check;
 mod compare;
+mod console;
 mod createsubscriber;
 mod cutover;
 mod manual;
@@ -10,4 +11,5 @@ mod reverse;
 mod reverse_kills;
 mod reverse_split_brain;
 mod setup;
+mod status;
 mod verify;

@@ -47,7 +47,7 @@ fn every_value_typed_arrives() {
         --subscription sub --schema app* --exclude-schema old --exclude-sequence a.b* --rename a.b=c.d \
         --temporary-slot --streaming parallel --max-retained-wal 2GB --lead 7 --outliers follow \
         --poll-interval 1s --verify-interval 2s --status-interval 3s --refresh-interval 4s --summary-interval 5s \
-        --connect-timeout 6s --grace 7s --log-format json --log-level debug";
+        --connect-timeout 6s --grace 7s --console-dir /run/x --log-format json --log-level debug";
     let new = settings(typed, &[]);
     let old = settings("seqshadow --slot other", &[]);
     let same: Vec<_> = old
@@ -57,7 +57,8 @@ fn every_value_typed_arrives() {
         .filter(|(old, new)| old == new)
         .map(|((key, _), _)| key)
         .collect();
-    assert_eq!(same, ["create_slot", "failover"]);
+    assert_eq!(same, ["create_slot", "failover", "console"]);
+    assert!(!settings("seqshadow --slot s --no-console", &[]).console);
     assert!(settings("seqshadow --slot s --failover", &[]).failover);
     assert_eq!(new.publications, ["p1", "p2"]);
 }

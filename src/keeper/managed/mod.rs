@@ -6,7 +6,7 @@
 mod status;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -113,6 +113,7 @@ pub struct Managed {
     /// The publisher's state that a CYCLE sequence was given last.
     copied: Option<State>,
     pub advances: u64,
+    pub last_advance: Option<SystemTime>,
     pub rewinds: u64,
     /// What the stream was last told.
     pub limit_told: Option<i64>,
@@ -147,6 +148,7 @@ impl Managed {
             unreadable: false,
             copied: None,
             advances: 0,
+            last_advance: None,
             rewinds: 0,
             limit_told: None,
         };
