@@ -2,6 +2,7 @@
 //! from the environment or the file.
 
 mod common;
+mod help;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 
 pub use common::{LogArgs, SidesArgs, TargetArgs, VerbArgs};
+use help::*;
 
 use super::check::CheckArgs;
 use super::cutover::CutoverArgs;
@@ -28,130 +30,6 @@ const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
     .literal(AnsiColor::Cyan.on_default().bold());
-
-const AFTER_HELP: &str = "\
-Every option of run can also be given as SEQSHADOW_<OPTION> (SEQSHADOW_POLL_INTERVAL=5s; commas between several \
-values) or in the file (poll_interval = \"5s\"). Flags beat the environment, the environment beats the file.
-
-Passwords belong into a passfile (~/.pgpass) or the environment, not on the command line.
-
-Exit status: 0 yes or done, 1 no or not ready, 2 usage or configuration, 3 a server could not be reached, 4 refused \
-for safety.";
-
-const DEMO_AFTER_HELP: &str = "\
-Both servers listen on 127.0.0.1 only, and are removed in the end, however the demonstration ends.
-
-Exit status: 0 everything happened as promised, 1 it did not, 2 usage (--pg-bindir without a server), 3 there is no \
-PostgreSQL here and none could be fetched, 128 + n ended by signal n (Ctrl-C: 130).";
-
-const CHECK_AFTER_HELP: &str = "\
-Examples:
-  seqshadow check --slot orders --publisher 'host=old dbname=app'
-  seqshadow check --slot orders --ack large-objects      # known, and taken care of
-  seqshadow check --list
-
-Exit status: 0 nothing stands against going on, 1 something does (named, with what mends it), 2 usage or \
-configuration, 3 a server could not be reached.";
-
-const CUTOVER_AFTER_HELP: &str = "\
-Without --stop-writes you have stopped the application yourself; then that is proven, not believed.
-
-Examples:
-  seqshadow cutover --dry-run --slot orders --publisher 'host=old dbname=app'
-  seqshadow cutover --stop-writes --slot orders --publisher 'host=old dbname=app user=postgres'
-  seqshadow cutover --abort --publisher 'host=old dbname=app user=postgres'   # writes go on again
-  seqshadow cutover --config shop.toml --also billing.toml --stop-writes      # both or none
-  grep -v '\"sha256\"' CERTIFICATE | sha256sum                                # as its first line says
-
-Exit status: 0 yes, with a certificate; 1 no, with what stands against it; 2 usage or configuration; 3 a server could \
-not be reached; 4 refused for safety.";
-
-const COMPLETIONS_AFTER_HELP: &str = "\
-Examples:
-  seqshadow completions bash > /etc/bash_completion.d/seqshadow
-  seqshadow completions zsh > \"${fpath[1]}/_seqshadow\"
-  seqshadow completions fish > ~/.config/fish/completions/seqshadow.fish";
-
-const SETUP_AFTER_HELP: &str = "\
-The publication shows the id columns only (whole rows before PostgreSQL 15), and inserts and truncates only: it never \
-concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or that of --publication. Run setup as a \
-superuser, or as the tables' owner; the rights are for the role named by --role.
-
-Examples:
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --dry-run
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --role seqshadow --grant
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --role seqshadow --print-grants
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --refresh    # after new tables
-
-Exit status: 0 everything is as it should be, 1 something is left to be done (named), 2 usage or configuration, \
-missing rights among them, 3 a server could not be reached, 4 refused for safety.";
-
-const TEARDOWN_AFTER_HELP: &str = "\
-Removes what setup made for the slot, on both sides, and nothing else; also after a crash in the middle of either.
-
-Examples:
-  seqshadow teardown --slot orders --publisher 'host=old dbname=app' --dry-run
-  seqshadow teardown --slot orders --publisher 'host=old dbname=app' --drop-role
-
-Exit status: 0 nothing of it is left, 1 something is (named), 2 usage or configuration, 3 a server could not be \
-reached (the other side is done), 4 refused for safety: a sidecar is running, or it is not what setup made.";
-
-const PLAN_AFTER_HELP: &str = "\
-Examples:
-  seqshadow plan --publisher 'host=old dbname=app' > plan.sql
-  psql -X -v ON_ERROR_STOP=1 -d app -f plan.sql      # on the subscriber
-
-Exit status: 0 done, 1 a sequence cannot be brought up (named in the script), 2 usage or configuration, 3 a server \
-could not be reached.";
-
-const SYNC_AFTER_HELP: &str = "\
-What ALTER SUBSCRIPTION … REFRESH SEQUENCES does in PostgreSQL 19, from any publisher, and never backwards.
-
-Examples:
-  seqshadow sync --dry-run --publisher 'host=old dbname=app'
-  seqshadow sync --publisher 'host=old dbname=app' --lead 1000
-
-Exit status: 0 every sequence is where it should be, 1 some are not (named), 2 usage or configuration, 3 a server could \
-not be reached.";
-
-const VERIFY_AFTER_HELP: &str = "\
-Compares with the publisher's sequences, and with what lies in the columns on both sides, through indexes.
-
-Examples:
-  seqshadow verify --publisher 'host=old dbname=app' && echo ready
-  seqshadow verify --all --json | jq '.sequences[] | select(.margin < 100)'
-  seqshadow verify --data --jobs 4 --state orders.json   # the rows of the published tables
-
-Exit status: 0 proven for every sequence (with --data: every table is equal), 1 not (named), 2 usage or configuration, 3 a server could not be reached.";
-
-const REVERSE_AFTER_HELP: &str = "\
-For the time after the switch: the new server's writes go back to the old one, and its sequences are kept ahead, so \
-that going back is as safe as going forward was. --publisher is still the old server and --subscriber the new one, as \
-before the switch; --slot is the slot of the sidecar that ran forwards, which must be stopped.
-
-Run it after the cutover said yes and before the application writes on the new server. Without --apply it prints the \
-SQL for psql. It refuses where a row of the old server could be lost.
-
-Examples:
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' > reverse.sql
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --apply \\
-    --connection 'host=new dbname=app user=replicator'
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --status
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --undo
-
-Exit status: 0 yes or done, 1 something is missing (named), 2 usage or configuration, 3 a server could not be reached, \
-4 refused, or both servers issue ids.";
-
-const STATUS_AFTER_HELP: &str = "\
-Asks the running sidecar of the slot over its console, and both servers where none runs.
-
-Examples:
-  seqshadow status --slot orders
-  seqshadow status --slot orders --watch --sort lead
-  seqshadow status --slot orders --only held --json | jq '.sequences[].reason'
-
-Exit status: 0 all is well, 1 a sequence is behind, held or not protected yet, or the slot is lost, 2 usage or \
-configuration, 3 a server could not be reached.";
 
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
@@ -173,15 +51,12 @@ pub enum Verb {
     /// Find what could spoil the replication, the sequences or the cutover
     #[command(visible_aliases = ["preflight", "doctor"], after_help = CHECK_AFTER_HELP)]
     Check(CheckArgs),
-    /// The gate: prove that the subscriber's sequences are past everything, or say what stands against it
-    #[command(after_help = CUTOVER_AFTER_HELP)]
-    Cutover(Box<CutoverArgs>),
     /// Make the narrow publication, the slot, and the rights of seqshadow's role
     #[command(after_help = SETUP_AFTER_HELP)]
     Setup(SetupArgs),
-    /// Remove what setup made, on both sides
-    #[command(after_help = TEARDOWN_AFTER_HELP)]
-    Teardown(TeardownArgs),
+    /// Say how each sequence, the stream and the slot are
+    #[command(after_help = STATUS_AFTER_HELP)]
+    Status(StatusArgs),
     /// Print the SQL script that would bring the subscriber's sequences up now
     #[command(after_help = PLAN_AFTER_HELP)]
     Plan(PlanArgs),
@@ -191,20 +66,23 @@ pub enum Verb {
     /// Prove that each sequence's next value is past every id, without using one up
     #[command(after_help = VERIFY_AFTER_HELP)]
     Verify(VerifyArgs),
+    /// The gate: prove that the subscriber's sequences are past everything, or say what stands against it
+    #[command(after_help = CUTOVER_AFTER_HELP)]
+    Cutover(Box<CutoverArgs>),
+    /// Make the way back after a switch: the new server's rows to the old one
+    #[command(after_help = REVERSE_AFTER_HELP)]
+    Reverse(ReverseArgs),
+    /// Remove what setup made, on both sides
+    #[command(after_help = TEARDOWN_AFTER_HELP)]
+    Teardown(TeardownArgs),
+    /// Show it at work on two throw-away servers on this machine
+    #[command(after_help = DEMO_AFTER_HELP)]
+    Demo(DemoArgs),
     /// Print the completions of a shell
     #[command(after_help = COMPLETIONS_AFTER_HELP)]
     Completions(CompletionsArgs),
     /// Print the manual page, or write all of them into a directory
     Man(ManArgs),
-    /// Make the way back after a switch: the new server's rows to the old one
-    #[command(after_help = REVERSE_AFTER_HELP)]
-    Reverse(ReverseArgs),
-    /// Say how each sequence, the stream and the slot are
-    #[command(after_help = STATUS_AFTER_HELP)]
-    Status(StatusArgs),
-    /// Show it at work on two throw-away servers on this machine
-    #[command(after_help = DEMO_AFTER_HELP)]
-    Demo(DemoArgs),
 }
 
 /// Flags of `run`.
