@@ -181,6 +181,31 @@ impl<'a> Surveyor<'a> {
         })
     }
 
+    /// Reads the sequences of both sides once more, and nothing else: tables and catalogs are as `survey` found them.
+    ///
+    /// # Errors
+    /// As [`Self::survey`].
+    pub(crate) async fn look_again(&self, survey: &mut Survey) -> Result<(), SidesError> {
+        let tag = on_publisher(self.look.current_lsn()).await?;
+        let mut managed: Vec<&mut Managed> = survey
+            .sequences
+            .iter_mut()
+            .map(|one| &mut one.managed)
+            .filter(|one| one.excluded.is_none())
+            .collect();
+        let sequences: Vec<Sequence> = managed.iter().map(|one| one.sequence.clone()).collect();
+        let asked: Vec<&Sequence> = sequences.iter().collect();
+        let values: HashMap<Oid, PublisherValue> =
+            on_publisher(self.look.values(&asked)).await?.into_iter().collect();
+        for one in &mut managed {
+            if let Some(value) = values.get(&one.oid()) {
+                one.heard_from_publisher(tag, value.clone());
+            }
+        }
+        survey.tag = tag;
+        read_states(&self.sides.subscriber.client, self.advancer.reader(), managed).await
+    }
+
     /// Takes in where the publisher's sequences stand.
     async fn hear(
         &self,
@@ -318,18 +343,15 @@ fn limit(settings: &Settings, one: &Managed) -> i64 {
 ///
 /// # Errors
 /// Where the connection is lost.
-async fn read_states(client: &Client, reader: &Reader, managed: &mut [Managed]) -> Result<(), SidesError> {
-    let followed: Vec<usize> = managed
-        .iter()
-        .enumerate()
-        .filter(|(_, one)| one.excluded.is_none())
-        .map(|(index, _)| index)
-        .collect();
-    let sequences: Vec<&Sequence> =
-        followed.iter().filter_map(|index| managed.get(*index)).map(|one| &one.sequence).collect();
+async fn read_states(
+    client: &Client,
+    reader: &Reader,
+    managed: impl IntoIterator<Item = &mut Managed>,
+) -> Result<(), SidesError> {
+    let followed: Vec<&mut Managed> = managed.into_iter().filter(|one| one.excluded.is_none()).collect();
+    let sequences: Vec<&Sequence> = followed.iter().map(|one| &one.sequence).collect();
     let readings = on_subscriber(reader.read(client, &sequences)).await?;
-    for (index, reading) in followed.into_iter().zip(readings) {
-        let Some(one) = managed.get_mut(index) else { continue };
+    for (one, reading) in followed.into_iter().zip(readings) {
         one.hold = None;
         match reading {
             Reading::State(state) => one.state = Some(state),

@@ -1,5 +1,6 @@
 //! The operator's verbs, against real servers.
 
+mod bluegreen;
 mod check;
 mod compare;
 mod console;
@@ -11,5 +12,6 @@ mod reverse;
 mod reverse_kills;
 mod reverse_split_brain;
 mod setup;
+mod shapes;
 mod status;
 mod verify;
