@@ -41,7 +41,8 @@ pub enum SqlError {
 /// `synchronous_commit = local`: what we write must be durable on this server, but must not wait for its standbys,
 /// which may be dead; a fail-over is covered by asserting everything again. `lock_timeout` is short because a
 /// sequence that is being truncated must delay only itself. `row_security = off`: ids that a policy hides from our role
-/// must be refused (42501), not silently left out. The last line is for timeouts that older majors do not have.
+/// must be refused (42501), not silently left out. One process per connection is all that a server spends on us. The last
+/// line is for timeouts that older majors do not have.
 const SETTINGS: &str = "
 SET search_path = pg_catalog;
 SET synchronous_commit = local;
@@ -52,6 +53,7 @@ SET client_min_messages = warning;
 SET standard_conforming_strings = on;
 SET extra_float_digits = 1;
 SET row_security = off;
+SET max_parallel_workers_per_gather = 0;
 SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
 
 /// How long a statement of ours may take, unless whoever sends it says otherwise.
