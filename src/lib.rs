@@ -14,7 +14,11 @@
 //! 6. [`confirm`] says from the receipts which LSN may be confirmed, and the stream tells the publisher.
 //!
 //! [`shadow`] puts one such pipeline together, [`cli`] runs it as a program with [`config`] and [`logging`],
-//! [`registry`] is what everybody may ask about it, [`console`] answers such questions on a socket, and [`demo`] shows it with throw-away servers.
+//! [`registry`] is what everybody may ask about it, [`console`] answers such questions over the PostgreSQL protocol, and
+//! [`demo`] shows it with throw-away servers.
+//!
+//! Beside the pipeline there are the operator's verbs ([`ops`]): each finds the two servers ([`sides`]), looks at them by
+//! itself ([`ops::survey`]), and goes without the daemon.
 //!
 //! Invariants:
 //!

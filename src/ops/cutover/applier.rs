@@ -3,6 +3,7 @@
 //! The proof is the position that the applier's slot has confirmed: a native subscription confirms only what it has
 //! applied and flushed. `latest_end_lsn` of `pg_stat_subscription` is only what was received, and proves nothing.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -10,6 +11,7 @@ use tokio_postgres::Client;
 use super::stop::{Blocker, Stop};
 use crate::ops::ask::Side;
 use crate::sides::{Sides, SidesError};
+use crate::subscriber::subscription;
 use crate::types::{Lsn, QualifiedName, quote_identifier};
 
 /// How often to look.
@@ -38,13 +40,46 @@ impl Applier {
         }
     }
 
+    /// Every subscription of the subscriber's database that the publisher feeds, this one first: the rows of all of them
+    /// have to be there.
+    async fn all_of(&self, sides: &Sides, publisher: &Client) -> Result<Vec<Applier>, SidesError> {
+        let Applier::Subscription { name, .. } = self else { return Ok(vec![self.clone()]) };
+        let slots: Vec<&str> = sides.subscriptions.iter().filter_map(|s| s.slot.as_deref()).collect();
+        let sql = "SELECT slot_name::text FROM pg_replication_slots WHERE slot_name = ANY($1) AND database = current_database()";
+        let rows = Side::Publisher.rows(publisher, sql, &[&slots]).await?;
+        let fed: Vec<String> =
+            rows.iter().map(|row| Side::Publisher.get(row, 0)).collect::<Result<_, _>>()?;
+        let others = sides.subscriptions.iter().filter(|s| s.name != *name).filter_map(|s| {
+            let slot = s.slot.clone().filter(|slot| fed.contains(slot))?;
+            Some(Applier::Subscription { name: s.name.clone(), slot })
+        });
+        Ok(std::iter::once(self.clone()).chain(others).collect())
+    }
+
+    /// What publishes the rows that are applied, as far as it is on this publisher. Our own publication may show less.
+    pub(super) async fn publications(sides: &Sides, publisher: &Client) -> Result<Vec<String>, SidesError> {
+        let theirs = sides.subscriptions.iter().flat_map(|s| &s.publications);
+        let all: BTreeSet<&String> = theirs.chain(&sides.publications).collect();
+        let all: Vec<&String> = all.into_iter().collect();
+        let sql = "SELECT pubname::text FROM pg_publication WHERE pubname = ANY($1) ORDER BY 1";
+        let rows = Side::Publisher.rows(publisher, sql, &[&all]).await?;
+        rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+    }
+
     /// Whether it could do its work now, as far as that can be known before the pause.
     pub(super) async fn check(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {
+        for applier in self.all_of(sides, publisher).await? {
+            applier.check_one(sides, publisher).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_one(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {
         match self {
             Applier::Subscription { name, slot } => {
-                if let Some(subscription) = sides.subscriptions.iter().find(|s| s.name == *name)
-                    && !subscription.enabled
-                {
+                let now = subscription::load(&sides.subscriber.client).await;
+                let now = now.map_err(SidesError::on_subscriber)?;
+                if now.iter().any(|s| s.name == *name && !s.enabled) {
                     let name = quote_identifier(name);
                     return Err(Blocker::new(
                         "subscription-disabled",
@@ -71,6 +106,19 @@ impl Applier {
     /// Waits until everything that was committed before `upto` is applied. `nudge` moves the publisher's WAL a little, for
     /// an applier that says how far it is only when there is something new.
     pub(super) async fn wait(
+        &self,
+        sides: &Sides,
+        publisher: &Client,
+        upto: Lsn,
+        give_up: Instant,
+    ) -> Result<(), Stop> {
+        for applier in self.all_of(sides, publisher).await? {
+            applier.wait_one(sides, publisher, upto, give_up).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_one(
         &self,
         sides: &Sides,
         publisher: &Client,

@@ -210,7 +210,8 @@ impl<'a> Gate<'a> {
     pub(super) async fn place_witness(&mut self, give_up: Instant) -> Result<(), Stop> {
         let connection = self.sides.publisher().await?;
         let patience = give_up.saturating_duration_since(Instant::now()).max(LOOK);
-        self.witness = Some(Witness::new(connection, &self.sides.publications, patience).await?);
+        let publications = Applier::publications(self.sides, &self.publisher.client).await?;
+        self.witness = Some(Witness::new(connection, &publications, patience).await?);
         Ok(())
     }
 

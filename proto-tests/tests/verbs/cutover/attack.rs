@@ -2,6 +2,7 @@
 
 use super::{at_rest, blocker, command, confirm, database_settings, fingerprint, run};
 use proto_tests::pair::{DATABASE, PairOptions};
+use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sql::{PATIENCE, connect, wait_for};
 use proto_tests::stage::Stage;
 use seqshadow::demo::servers::ClusterOptions;
@@ -131,4 +132,42 @@ async fn what_happens_in_the_middle() {
     let after = fingerprint(&stage).await;
     assert_eq!(after.0["public.orders_id_seq"].1, before.0["public.orders_id_seq"].1);
     assert_eq!(after.1, before.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_a_second_subscription_has_yet_to_apply() {
+    let stage = Stage::with(16, 17, super::TABLES).await.unwrap();
+    for (name, table) in [("a", "orders"), ("b", "items")] {
+        stage.pair.publish(&Publication::of(name, &[table])).await.unwrap();
+        stage.pair.subscribe(&Subscription::to(name, &[name])).await.unwrap();
+    }
+    stage.pair.wait_for_sync().await.unwrap();
+    let holder = stage.pair.on_subscriber().await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE items IN EXCLUSIVE MODE").await.unwrap();
+    stage.on_publisher(super::USE).await;
+    refused(&stage, "applier-lags", &["--subscription=a", "--stop-writes", "--wait=2s"]).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let cut = run(&stage.pair, directory.path(), &["--subscription=a"]);
+    assert_eq!(cut.code(), 0, "{}", cut.all());
+    confirm(&stage.pair, &directory.path().join("certificate.json"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_our_own_publication_does_not_show() {
+    let stage = at_rest(14, 18).await;
+    stage
+        .pair
+        .publish(&Publication::of("narrow", &["orders", "items"]).only("insert, truncate"))
+        .await
+        .unwrap();
+    let writer = stage.pair.on_publisher().await.unwrap();
+    let writer = tokio::spawn(async move {
+        while writer.batch_execute("UPDATE orders SET note = 'y' WHERE id = 1").await.is_ok() {}
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let cut = run(&stage.pair, directory.path(), &["--publication=narrow", "--wait=5s"]);
+    writer.abort();
+    assert_eq!(cut.code(), 1, "{}", cut.all());
+    assert!(["writes-go-on", "open-transaction"].contains(&blocker(&cut).as_str()), "{}", cut.all());
 }
