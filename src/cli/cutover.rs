@@ -46,10 +46,10 @@ pub struct CutoverArgs {
     #[arg(long)]
     full: bool,
     /// Who applies is no subscription, and confirms on this slot what is durable on the subscriber
-    #[arg(long, value_name = "NAME", conflicts_with = "heartbeat")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["heartbeat", "also"])]
     applier_slot: Option<String>,
     /// Who applies is no subscription: a row of this published table (with a column token text) is waited for
-    #[arg(long, value_name = "TABLE")]
+    #[arg(long, value_name = "TABLE", conflicts_with = "also")]
     heartbeat: Option<String>,
     /// Cut the databases of this configuration over as well, all or none; repeatable
     #[arg(long, value_name = "FILE")]
@@ -160,36 +160,23 @@ async fn gate(
     };
     // Before anybody is kept from writing it must be certain that there is a place for the certificate.
     let place = if args.dry_run { None } else { Place::open(args)? };
-    let mut screen = Screen { json: args.common.json };
+    let mut screen = Screen { json: args.common.json, place, written: None };
     let outcome = cutover(&databases, environment, &request, &mut screen, signalled()).await;
+    if let Some(place) = screen.place.take() {
+        place.give_up();
+    }
     match outcome {
         Ok(Answer::NothingAgainstIt) => {
             verb::print("nothing stands against the cutover now; nothing was changed\n")?;
             Ok(ExitCode::Success)
         }
         Ok(Answer::Yes(certificate)) => {
-            let text = certificate.text()?;
-            if args.common.json {
-                verb::print(&text)?;
-            }
-            let written = match place {
-                Some(place) => place.keep(&text)?,
-                None => "on standard output".to_owned(),
-            };
             if !args.common.json {
-                verb::print(&yes(&certificate, &written))?;
-                if written == "on standard output" {
-                    verb::print(&text)?;
-                }
+                verb::print(&yes(&certificate, screen.written.as_deref().unwrap_or("above")))?;
             }
             Ok(ExitCode::Success)
         }
-        Err(shut) => {
-            if let Some(place) = place {
-                place.give_up();
-            }
-            no(args, shut)
-        }
+        Err(shut) => no(args, shut),
     }
 }
 
@@ -225,6 +212,13 @@ impl Place {
                 PathBuf::from(format!("seqshadow-certificate-{at}.json"))
             }
         };
+        if path.is_dir() {
+            return Err(SidesError::Setting {
+                what: format!("there is no place for the certificate: {} is a directory", path.display()),
+                action: "name a file with --certificate FILE".to_owned(),
+            }
+            .into());
+        }
         let mut beside = path.clone().into_os_string();
         beside.push(".new");
         let beside = PathBuf::from(beside);
@@ -253,9 +247,29 @@ impl Place {
 /// Tells how it goes on.
 struct Screen {
     json: bool,
+    place: Option<Place>,
+    /// Where the certificate is.
+    written: Option<String>,
 }
 
 impl Watch for Screen {
+    fn keep(&mut self, certificate: &Certificate) -> Result<(), OpsError> {
+        let text = certificate.text()?;
+        match self.place.take() {
+            Some(place) => self.written = Some(place.keep(&text)?),
+            // A reader that has gone has no certificate.
+            None => std::io::stdout()
+                .lock()
+                .write_all(text.as_bytes())
+                .and_then(|()| std::io::stdout().flush())
+                .map_err(|source| OpsError::Io { what: "standard output".to_owned(), source })?,
+        }
+        if self.json && self.written.is_some() {
+            verb::print(&text)?;
+        }
+        Ok(())
+    }
+
     fn step(&mut self, timing: &Timing) {
         let seconds = std::time::Duration::from_millis(timing.milliseconds).as_secs_f64();
         let pause = if timing.paused { "pause" } else { "     " };
@@ -297,7 +311,9 @@ fn yes(certificate: &Certificate, written: &str) -> String {
 }
 
 fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
-    let changed = if shut.sequences_moved {
+    let changed = if shut.writes_still_stopped {
+        "The writes are STILL STOPPED: see above how to let them go on."
+    } else if shut.sequences_moved {
         "Sequences of the subscriber were moved forwards, which harms nothing; nothing else was changed."
     } else {
         "Nothing was changed."
@@ -309,6 +325,7 @@ fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
                     "schema": "seqshadow.blocker/1",
                     "blocker": blocker,
                     "sequences_moved": shut.sequences_moved,
+                    "writes_still_stopped": shut.writes_still_stopped,
                 }))?;
             } else {
                 let what = hang(&format!("  {}", blocker.what), 2);

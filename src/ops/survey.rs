@@ -265,7 +265,7 @@ async fn own_tables(
             .enumerate()
             .filter(|(_, m)| m.is_followed_by_ids())
             .flat_map(|(index, m)| m.sequence.consumers.iter().map(move |c| (index, c)))
-            .filter(|(_, c)| !c.partitioned && matches!(c.readable, Readable::Yes(_)))
+            .filter(|(_, c)| !c.partitioned && !matches!(c.readable, Readable::No(_)))
             .collect();
         let is_quick = |c: &Consumer| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer);
         let question = |(key, &(index, consumer)): (usize, &(usize, &'_ Consumer))| {
@@ -295,12 +295,16 @@ async fn own_tables(
                 Some(Trouble::Gone) => "it was dropped meanwhile".to_owned(),
                 Some(Trouble::Denied) => grant(consumer, role),
                 Some(Trouble::Other(why)) => why.clone(),
+                None if consumer.readable == Readable::NotNow => {
+                    "the table is locked, so that its default cannot be read".to_owned()
+                }
                 None if !consumer.selectable => grant(consumer, role),
                 None if consumer.numeric => "the column has no index".to_owned(),
                 None => "its ids are inside text".to_owned(),
             };
             let Some(one) = managed.get(*index) else { continue };
-            let can_scan = depth == Depth::Scan && consumer.selectable;
+            let readable = consumer.selectable && consumer.readable != Readable::NotNow;
+            let can_scan = depth == Depth::Scan && readable;
             let why = if can_scan {
                 let scan = Scan { consumer, descending: one.descending(), limit: limit(settings, one) };
                 match tables::scan(client, scan).await.map_err(SidesError::on_subscriber)? {
@@ -310,7 +314,7 @@ async fn own_tables(
                     }
                     Err(refusal) => refusal,
                 }
-            } else if consumer.selectable {
+            } else if readable {
                 format!("{why}; --full scans it")
             } else {
                 why
@@ -386,7 +390,8 @@ pub(crate) async fn subscriber_alone(
     for one in &mut managed {
         // There is nobody to ask about an id far out.
         one.judge_outlier(settings.outliers);
-        if one.sequence.consumers.is_empty()
+        let is_blind = one.sequence.consumers.iter().all(|c| matches!(c.readable, Readable::No(_)));
+        if (is_blind || gaps.contains_key(&one.oid()))
             && let Some(mark) = one.state.and_then(|state| state.mark(&one.sequence.definition))
         {
             // No column tells: from where it stands.
@@ -473,6 +478,11 @@ impl Surveyed {
             ));
         }
         match value {
+            Some(value) if value.absent && one.mark().is_none() && one.sequence.consumers.is_empty() => {
+                return Verdict::Unproven(
+                    "there is no such sequence on the publisher, and no column here tells of it".to_owned(),
+                );
+            }
             Some(value) if value.absent => {}
             Some(PublisherValue { unread: Some(why), .. }) => return Verdict::Unproven(why.clone()),
             Some(_) => {}

@@ -232,10 +232,12 @@ impl Look {
                 continue;
             }
             let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
-            let consumers: Vec<_> = found
-                .iter()
-                .filter_map(|&i| self.publisher.sequences.get(i))
-                .flat_map(|s| &s.consumers)
+            let there =
+                || found.iter().filter_map(|&i| self.publisher.sequences.get(i)).flat_map(|s| &s.consumers);
+            if there().any(|c| c.readable == Readable::NotNow && !c.partitioned) {
+                unread.insert(sequence.oid);
+            }
+            let consumers: Vec<_> = there()
                 .filter(|c| !c.partitioned && matches!(c.readable, Readable::Yes(IdFormat::Integer)))
                 .collect();
             if consumers.is_empty() || !consumers.iter().all(|c| tables::is_cheap(c)) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::stop::{Blocker, Stop};
 use crate::ops::ask::Side;
@@ -71,7 +71,11 @@ impl Applier {
         for applier in self.all_of(sides, publisher).await? {
             applier.check_one(sides, publisher).await?;
         }
-        Ok(())
+        if matches!(self, Applier::Subscription { .. }) {
+            all_subscribed(sides, publisher).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn check_one(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {
@@ -131,27 +135,29 @@ impl Applier {
                 relations_ready(&sides.subscriber.client, name).await
             }
             Applier::Slot(slot) => self.wait_confirmed(sides, publisher, slot, upto, give_up).await,
-            // Its row was committed before `upto`, and the fence was waited for by `beat`.
+            // Its row was committed after the fence, and `beat` has waited for it.
             Applier::Heartbeat(_) => Ok(()),
         }
     }
 
-    /// Writes the heartbeat and waits until the subscriber has it; nothing for the others.
+    /// Writes the heartbeat and waits until the subscriber has it; nothing for the others. Returns its transaction.
     pub(super) async fn beat(
         &self,
         sides: &Sides,
         publisher: &Client,
         token: &str,
         give_up: Instant,
-    ) -> Result<(), Stop> {
-        let Applier::Heartbeat(table) = self else { return Ok(()) };
-        let insert = format!("INSERT INTO {table} (token) VALUES ($1)");
-        Side::Publisher.rows(publisher, &insert, &[&token]).await?;
+    ) -> Result<Option<u32>, Stop> {
+        let Applier::Heartbeat(table) = self else { return Ok(None) };
+        // The number of the transaction without its epoch, as the stream has it.
+        let insert =
+            format!("INSERT INTO {table} (token) VALUES ($1) RETURNING (txid_current() & 4294967295)::oid");
+        let xid: u32 = Side::Publisher.value(publisher, &insert, &[&token]).await?;
         let look = format!("SELECT EXISTS (SELECT FROM {table} WHERE token = $1)");
         loop {
             let there: bool = Side::Subscriber.value(&sides.subscriber.client, &look, &[&token]).await?;
             if there {
-                return Ok(());
+                return Ok(Some(xid));
             }
             if Instant::now() > give_up {
                 return Err(Blocker::new(
@@ -216,6 +222,34 @@ impl Applier {
     }
 }
 
+/// Every published table must be one that a subscription knows: one that was made since the last refresh is not.
+async fn all_subscribed(sides: &Sides, publisher: &Client) -> Result<(), Stop> {
+    let names: Vec<&String> = sides.subscriptions.iter().flat_map(|s| &s.publications).collect();
+    let sql = "SELECT DISTINCT schemaname::text, tablename::text FROM pg_publication_tables
+                WHERE pubname = ANY($1) ORDER BY 1, 2";
+    let published = Side::Publisher.rows(publisher, sql, &[&names]).await?;
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_subscription_rel r
+                 JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace";
+    let known = Side::Subscriber.rows(&sides.subscriber.client, sql, &[]).await?;
+    let name = |side: Side, row: &Row| -> Result<QualifiedName, SidesError> {
+        Ok(QualifiedName::new(side.get::<String>(row, 0)?, side.get::<String>(row, 1)?))
+    };
+    let known: BTreeSet<QualifiedName> =
+        known.iter().map(|row| name(Side::Subscriber, row)).collect::<Result<_, _>>()?;
+    for row in &published {
+        let table = name(Side::Publisher, row)?;
+        if !known.contains(&table) {
+            return Err(Blocker::new(
+                "table-not-subscribed",
+                format!("table {table} is published, and no subscription of the subscriber knows it"),
+                "on the subscriber: ALTER SUBSCRIPTION … REFRESH PUBLICATION;",
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
 /// Every relation of the subscription must be copied and followed.
 async fn relations_ready(subscriber: &Client, subscription: &str) -> Result<(), Stop> {
     // pg_subscription.oid is not for ordinary roles on 12; the name of our database's subscription is.
@@ -241,12 +275,13 @@ async fn relations_ready(subscriber: &Client, subscription: &str) -> Result<(), 
 
 /// What a slot has confirmed.
 pub(super) async fn confirmed(publisher: &Client, slot: &str) -> Result<Lsn, Stop> {
-    let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots WHERE slot_name = $1";
+    let sql = "SELECT coalesce(confirmed_flush_lsn, '0/0') FROM pg_replication_slots
+                WHERE slot_name = $1 AND database = current_database()";
     let rows = Side::Publisher.rows(publisher, sql, &[&slot]).await?;
     let Some(row) = rows.first() else {
         return Err(Blocker::new(
             "slot-missing",
-            format!("the applier's slot {slot} is not on the publisher"),
+            format!("the applier's slot {slot} is not on the publisher, or of another database"),
             "see whether --publisher names the server that feeds the subscriber",
         )
         .into());

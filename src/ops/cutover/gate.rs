@@ -25,6 +25,10 @@ use crate::types::{Lsn, Oid, SlotName};
 /// The keys of the advisory lock that keeps a second cutover out: "seqs", "cuto" in ASCII.
 const CUTOVER_LOCK: (i32, i32) = (0x7365_7173, 0x6375_746F);
 
+/// How long a publisher that is restarting is waited for so that the writes can go on.
+const UNDO_PATIENCE: Duration = Duration::from_secs(30);
+const UNDO_PAUSE: Duration = Duration::from_millis(300);
+
 /// How often to look while waiting.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -50,6 +54,8 @@ pub(super) struct Gate<'a> {
     sessions_left: usize,
     notes: Vec<String>,
     moved: bool,
+    /// The transaction of our own row past the fence.
+    heartbeat: Option<u32>,
     /// The sequences that were there before the pause.
     known: HashMap<Oid, String>,
 }
@@ -96,6 +102,7 @@ impl<'a> Gate<'a> {
             sessions_left: 0,
             notes: Vec::new(),
             moved: false,
+            heartbeat: None,
             known: HashMap::new(),
         })
     }
@@ -269,8 +276,8 @@ impl<'a> Gate<'a> {
     /// Sets the fence.
     pub(super) async fn fence(&mut self, give_up: Instant) -> Result<(), Stop> {
         let token = format!("seqshadow-cutover-{}-{}", self.publisher.backend_pid, crate::ops::now());
-        self.applier.beat(self.sides, &self.publisher.client, &token, give_up).await?;
         self.fence = emit(&self.publisher.client, &token).await?;
+        self.heartbeat = self.applier.beat(self.sides, &self.publisher.client, &token, give_up).await?;
         Ok(())
     }
 
@@ -333,7 +340,7 @@ impl<'a> Gate<'a> {
 
     async fn no_row_since_the_fence(&self) -> Result<(), Stop> {
         let Some(witness) = &self.witness else { return Ok(()) };
-        let Some(row) = witness.first_row_past(self.fence).await? else { return Ok(()) };
+        let Some(row) = witness.first_row_past(self.fence, self.heartbeat).await? else { return Ok(()) };
         Err(Blocker::new(
             "writes-go-on",
             format!(
@@ -367,6 +374,19 @@ impl<'a> Gate<'a> {
     /// Reads both sides anew, and hears the witness again.
     pub(super) async fn prove(&mut self, give_up: Instant) -> Result<(), Stop> {
         let Some(mut proven) = self.survey.take() else { return Ok(()) };
+        if self.undo.is_some() && !writes::are_stopped(&self.publisher.client).await? {
+            return Err(Blocker::new(
+                "aborted",
+                "somebody has let the writes go on meanwhile",
+                "see who ran cutover --abort or ALTER DATABASE, and try again",
+            )
+            .into());
+        }
+        self.nobody_writes(give_up).await?;
+        self.nothing_prepared().await?;
+        self.proven = emit(&self.publisher.client, "seqshadow cutover proven").await?;
+        self.no_row_since_the_fence().await?;
+        // Last, so that nothing is drawn between it and the word of the witness unseen.
         let before: HashMap<Oid, Option<State>> =
             proven.sequences.iter().map(|one| (one.managed.oid(), publisher_state(one))).collect();
         // The tables are as they were seen after the fence: no row has come since, as the witness will tell.
@@ -398,10 +418,6 @@ impl<'a> Gate<'a> {
                 Verdict::Unproven(why) => return Err(unproven(one, &why).into()),
             }
         }
-        self.nobody_writes(give_up).await?;
-        self.nothing_prepared().await?;
-        self.proven = emit(&self.publisher.client, "seqshadow cutover proven").await?;
-        self.no_row_since_the_fence().await?;
         self.sessions_left = writes::count_others(&self.publisher.client, &self.own_sessions()).await?;
         self.survey = Some(proven);
         Ok(())
@@ -427,7 +443,7 @@ impl<'a> Gate<'a> {
             sequences.push(Proof::of(one, survey.as_ref().map_or("", |survey| &survey.role)));
         }
         let by_us = self.undo.is_some();
-        if !by_us && self.sessions_left > 0 {
+        if self.sessions_left > 0 {
             notes.push(format!(
                 "{} sessions are still connected to the publisher and could write again: this holds up to {}",
                 self.sessions_left, self.proven
@@ -448,25 +464,40 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Lets the writes go on, where we have stopped them.
-    pub(super) async fn undo(&mut self, watch: &mut dyn Watch) {
-        let Some(undo) = self.undo.take() else { return };
-        let undone = match undo.run(&self.control.client).await {
-            Ok(()) => Ok(()),
-            // The connection may be what failed.
-            Err(_) => match self.sides.publisher().await {
+    /// Lets the writes go on, where we have stopped them. False where that failed.
+    pub(super) async fn undo(&mut self, watch: &mut dyn Watch) -> bool {
+        let Some(undo) = self.undo.take() else { return true };
+        let give_up = Instant::now() + UNDO_PATIENCE;
+        // The connection may be what failed, and the server may be on its way back.
+        let mut undone = undo.run(&self.control.client).await;
+        while undone.is_err() && Instant::now() < give_up {
+            tokio::time::sleep(UNDO_PAUSE).await;
+            undone = match self.sides.publisher().await {
                 Ok(connection) => undo.run(&connection.client).await,
                 Err(error) => Err(error),
-            },
-        };
+            };
+        }
+        let database = self.database();
         match undone {
-            Ok(()) => watch.note(&format!("the writes to database {} go on again", self.database())),
-            Err(error) => watch.note(&format!(
-                "the writes to database {} are STILL STOPPED, for this failed: {error}; when the publisher is back: \
-                 seqshadow cutover --abort, or there: {}",
-                self.database(),
-                undo.sql()
-            )),
+            Ok(()) if undo.was_stopped() => {
+                watch.note(&format!(
+                    "database {database} was read-only by default before, and is so still: seqshadow cutover --abort \
+                     lets the writes go on"
+                ));
+                true
+            }
+            Ok(()) => {
+                watch.note(&format!("the writes to database {database} go on again"));
+                true
+            }
+            Err(error) => {
+                watch.note(&format!(
+                    "the writes to database {database} are STILL STOPPED, for this failed: {error}; when the publisher \
+                     is back: seqshadow cutover --abort, or there: {}",
+                    undo.sql()
+                ));
+                false
+            }
         }
     }
 }

@@ -5,15 +5,17 @@
 
 use serde::Serialize;
 
-use crate::config::Settings;
+use crate::config::{ConninfoText, Settings};
 use crate::conninfo::Environment;
 use crate::ops::OpsError;
 use crate::ops::survey::{Depth, subscriber_alone};
 use crate::ops::sync::{Failed, Moved, Mover};
 use crate::plan::Lead;
+use crate::session::ConnectErrorKind;
 use crate::sides::{SidesError, connect_subscriber, conninfo};
-use crate::sql;
+use crate::sql::{self, SqlError};
 use crate::subscriber::advance::Advancer;
+use crate::subscriber::subscription;
 
 /// The name and version of the JSON.
 pub const SCHEMA: &str = "seqshadow.statement/1";
@@ -52,24 +54,45 @@ pub async fn without_publisher(
     margin: u64,
     depth: Depth,
 ) -> Result<Statement, OpsError> {
-    if settings.publisher.is_some() {
-        let conninfo = conninfo(settings.publisher.as_ref(), "publisher", settings, environment)?;
-        if let Ok(connection) = sql::connect(&conninfo, "publisher").await {
-            return Err(OpsError::Refused {
-                what: format!("the publisher {} answers", connection.peer),
-                action: "cut over without --publisher-lost, or take it away from here first".to_owned(),
-            });
+    let (subscriber, subscriber_conninfo) = connect_subscriber(settings, environment).await?;
+    let mut addresses: Vec<ConninfoText> = settings.publisher.iter().cloned().collect();
+    if addresses.is_empty() {
+        let known = subscription::load(&subscriber.client).await.map_err(SidesError::on_subscriber)?;
+        for one in known {
+            addresses
+                .extend(subscription::conninfo(&subscriber.client, &one.name).await.map(ConninfoText::new));
         }
     }
-    let (subscriber, subscriber_conninfo) = connect_subscriber(settings, environment).await?;
+    for address in &addresses {
+        let conninfo = conninfo(Some(address), "publisher", settings, environment)?;
+        let answer = match sql::connect(&conninfo, "publisher").await {
+            Ok(connection) => format!("the publisher {} answers", connection.peer),
+            Err(SqlError::TimedOut { .. }) => continue,
+            Err(SqlError::Connect(error))
+                if matches!(error.kind(), ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout) =>
+            {
+                continue;
+            }
+            // Whoever refuses us is there.
+            Err(error) => format!("the publisher is not gone, it answers: {error}"),
+        };
+        return Err(OpsError::Refused {
+            what: answer,
+            action: "cut over without --publisher-lost, or take it away from here first".to_owned(),
+        });
+    }
     let client = &subscriber.client;
     let mut survey = subscriber_alone(client, settings, depth).await?;
     let advancer = Advancer::prepare(client).await.map_err(SidesError::on_subscriber)?;
     let mover = Mover { client, advancer: &advancer };
     let synced = mover.sync(&mut survey, Lead::Steps(margin), |_, _| {}).await?;
-    let mut gaps = Vec::new();
+    let (mut gaps, mut failed) = (Vec::new(), synced.failed);
     for one in &survey.sequences {
         let name = &one.managed.sequence.name;
+        if !one.gaps.is_empty() {
+            let reason = format!("put ahead of where it stood only, for {}", one.gaps.join("; "));
+            failed.push(Failed { sequence: name.to_string(), reason });
+        }
         gaps.extend(one.gaps.iter().map(|gap| format!("{name}: {gap}")));
         gaps.extend(
             one.managed
@@ -86,12 +109,12 @@ pub async fn without_publisher(
         moved: synced.moved,
         in_place: synced.in_place,
         excluded: synced.excluded,
-        failed: synced.failed,
+        failed,
         gaps,
         not_known: [
             "rows that were committed on the publisher and had not arrived here, and their ids",
             "ids drawn there and used outside the database (sent to customers, printed, exported)",
-            "sequences whose values no column here holds: only their margin covers them",
+            "ids of sequences whose values no column here shows: they have the margin past where they stood (each run adds one)",
         ]
         .map(str::to_owned)
         .to_vec(),

@@ -30,6 +30,7 @@ use stop::{Blocker, Shut, Stop};
 
 use crate::config::Settings;
 use crate::conninfo::Environment;
+use crate::ops::OpsError;
 use crate::ops::survey::Depth;
 use crate::sides::{Needs, Sides};
 use crate::types::QualifiedName;
@@ -65,8 +66,14 @@ pub enum Answer {
     NothingAgainstIt,
 }
 
-/// How a step went, for whoever watches.
+/// Whoever watches a cutover, and keeps its certificate.
 pub trait Watch {
+    /// Puts the certificate where it belongs. If that fails there is none, and everything is undone.
+    ///
+    /// # Errors
+    /// Why it cannot be kept.
+    fn keep(&mut self, certificate: &Certificate) -> Result<(), OpsError>;
+
     /// A step is done.
     fn step(&mut self, timing: &Timing);
     /// Something a person should know.
@@ -98,13 +105,14 @@ pub async fn cutover(
         outcome = pass(&mut gates, request, watch) => outcome,
         signal = interrupted => Err(Stop::Interrupted(signal)),
     };
+    let mut writes_still_stopped = false;
     if outcome.is_err() {
         for gate in &mut gates {
-            gate.undo(watch).await;
+            writes_still_stopped |= !gate.undo(watch).await;
         }
     }
     let sequences_moved = gates.iter().any(Gate::has_moved);
-    outcome.map_err(|stop| Shut { stop, sequences_moved })
+    outcome.map_err(|stop| Shut { stop, sequences_moved, writes_still_stopped })
 }
 
 fn whose(sides: &Sides, request: &Request) -> Result<Applier, Stop> {
@@ -204,5 +212,6 @@ async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) 
     let databases = gates.iter_mut().map(Gate::certify).collect();
     let certificate =
         Certificate::new(databases, std::mem::take(&mut clock.timings), millis(pause), request.exact);
+    clock.watch.keep(&certificate)?;
     Ok(Answer::Yes(Box::new(certificate)))
 }

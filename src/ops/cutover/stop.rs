@@ -45,11 +45,13 @@ pub struct Shut {
     pub stop: Stop,
     /// By then sequences of the subscriber had been moved, forwards as ever. Everything else is as it was.
     pub sequences_moved: bool,
+    /// The writes could not be let go on again.
+    pub writes_still_stopped: bool,
 }
 
 impl From<Stop> for Shut {
     fn from(stop: Stop) -> Self {
-        Shut { stop, sequences_moved: false }
+        Shut { stop, sequences_moved: false, writes_still_stopped: false }
     }
 }
 

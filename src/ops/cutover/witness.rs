@@ -77,12 +77,12 @@ impl Witness {
 
     /// Reads all that was committed since the last look, and returns the first published row whose transaction was
     /// committed at `after` or later.
-    pub(super) async fn first_row_past(&self, after: Lsn) -> Result<Option<Row>, Stop> {
+    pub(super) async fn first_row_past(&self, after: Lsn, but: Option<u32>) -> Result<Option<Row>, Stop> {
         let sql = "SELECT data FROM pg_logical_slot_get_binary_changes(
                        $1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)";
         let rows =
             Side::Publisher.rows(&self.connection.client, sql, &[&self.slot, &self.publications]).await?;
-        let mut seen = Seen::default();
+        let mut seen = Seen { but, ..Seen::default() };
         for row in &rows {
             let data: &[u8] = row.try_get(0).map_err(SidesError::on_publisher)?;
             seen.take(data, after)?;
@@ -98,6 +98,7 @@ struct Seen {
     xid: u32,
     tables: std::collections::HashMap<u32, String>,
     first: Option<Row>,
+    but: Option<u32>,
 }
 
 impl Seen {
@@ -131,7 +132,7 @@ impl Seen {
             Message::Truncate(_) => None,
             _ => return Ok(()),
         };
-        if self.first.is_none() && self.commit >= after {
+        if self.first.is_none() && self.commit >= after && self.but != Some(self.xid) {
             let table = relation.and_then(|id| self.tables.get(&id)).cloned();
             self.first = Some(Row {
                 at: self.commit,

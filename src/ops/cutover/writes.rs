@@ -39,6 +39,11 @@ impl Undo {
         }
     }
 
+    /// Whether the database was read-only by default before us.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.before.as_deref().is_some_and(is_on)
+    }
+
     /// Puts it back.
     pub(super) async fn run(&self, client: &Client) -> Result<(), SidesError> {
         Side::Publisher.run(client, &self.sql()).await
@@ -64,19 +69,33 @@ pub async fn abort(client: &Client) -> Result<bool, SidesError> {
     }
     let database: String = Side::Publisher.value(client, "SELECT current_database()::text", &[]).await?;
     Undo { database, before: None }.run(client).await?;
+    if are_stopped(client).await? {
+        return Err(SidesError::Setting {
+            what: "default_transaction_read_only is on for the whole publisher, not for this database alone"
+                .to_owned(),
+            action: "there: ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf();"
+                .to_owned(),
+        });
+    }
     Ok(true)
+}
+
+/// As the server reads a boolean: any beginning of the word will do.
+fn is_on(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    !value.is_empty()
+        && (value == "1" || value == "on" || "true".starts_with(&value) || "yes".starts_with(&value))
 }
 
 /// Whether new transactions of an ordinary session in this database are read-only.
 pub(super) async fn are_stopped(client: &Client) -> Result<bool, SidesError> {
     let own = setting(client).await?;
-    let on = |value: &str| matches!(value, "on" | "true" | "yes" | "1");
     match own {
-        Some(value) => Ok(on(&value)),
+        Some(value) => Ok(is_on(&value)),
         None => {
             let sql = "SELECT reset_val FROM pg_settings WHERE name = $1";
             let value: String = Side::Publisher.value(client, sql, &[&SETTING]).await?;
-            Ok(on(&value))
+            Ok(is_on(&value))
         }
     }
 }
@@ -86,7 +105,7 @@ pub(super) async fn exempt_roles(client: &Client) -> Result<Vec<String>, SidesEr
     let sql = "SELECT DISTINCT r.rolname::text FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole,
                       unnest(s.setconfig) AS config
                 WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-                  AND config LIKE $1 || '=%' AND lower(substr(config, length($1) + 2)) IN ('off', 'false', 'no', '0')
+                  AND CASE WHEN config LIKE $1 || '=%' THEN NOT substr(config, length($1) + 2)::bool ELSE false END
                 ORDER BY 1";
     let rows = Side::Publisher.rows(client, sql, &[&SETTING]).await?;
     rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
@@ -115,10 +134,12 @@ pub(super) async fn stop(
             &format!("GRANT the ownership of database {quoted} to the role, or let a superuser do it"),
         );
     }
+    // Whoever comes after this is a reader.
+    let since: String = Side::Publisher.value(client, "SELECT clock_timestamp()::text", &[]).await?;
     let give_up = Instant::now() + patience;
     let mut ended = 0;
     loop {
-        let others = other_sessions(client, keep).await?;
+        let others = other_sessions(client, keep, Some(&since)).await?;
         if others.is_empty() {
             return Ok(Ok(ended));
         }
@@ -162,17 +183,18 @@ fn refused<T>(error: SidesError, action: &str) -> Result<Result<T, Blocker>, Sid
     }
 }
 
-/// Client sessions in this database but ours and those that replicate.
-async fn other_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
+/// Client sessions in this database but ours and those that replicate; those that began at `until` at the latest.
+async fn other_sessions(client: &Client, keep: &[i32], until: Option<&str>) -> Result<Vec<i32>, SidesError> {
     // What kind a backend is may be hidden from us; who replicates is not.
     let sql = "SELECT pid FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ($1)
                   AND coalesce(backend_type, 'client backend') = 'client backend'
                   AND coalesce(application_name, '') <> $2
+                  AND ($3::text IS NULL OR backend_start IS NULL OR backend_start <= $3::text::timestamptz)
                   AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL)
                   AND pid NOT IN (SELECT pid FROM pg_stat_replication)
                 ORDER BY pid";
-    let rows = Side::Publisher.rows(client, sql, &[&keep, &APPLICATION_NAME]).await?;
+    let rows = Side::Publisher.rows(client, sql, &[&keep, &APPLICATION_NAME, &until]).await?;
     rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
 }
 
@@ -196,5 +218,5 @@ pub(super) async fn prepared(client: &Client) -> Result<Vec<String>, SidesError>
 
 /// How many other client sessions there are, for the record: each of them could begin to write again.
 pub(super) async fn count_others(client: &Client, keep: &[i32]) -> Result<usize, SidesError> {
-    Ok(other_sessions(client, keep).await?.len())
+    Ok(other_sessions(client, keep, None).await?.len())
 }
