@@ -79,6 +79,8 @@ fn text(page: Command) -> Result<String, OpsError> {
 }
 
 fn write(pages: &[Command], directory: &Path) -> Result<(), OpsError> {
+    std::fs::create_dir_all(directory)
+        .map_err(|source| OpsError::Io { what: directory.display().to_string(), source })?;
     for page in pages {
         let path = directory.join(format!("{}.1", page.get_name()));
         let text = text(page.clone())?;

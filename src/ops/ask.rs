@@ -1,11 +1,15 @@
 //! Questions to one of the two servers, with errors that name it.
 
+use std::time::Duration;
+
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, Row};
 
-use crate::publisher::look::LOOK_TIMEOUT;
 use crate::sides::SidesError;
-use crate::sql;
+use crate::sql::{self, STATEMENT_TIMEOUT};
+
+/// The server ends a statement by itself after [`STATEMENT_TIMEOUT`]; one that does not is as good as away.
+const ANSWER_TIMEOUT: Duration = STATEMENT_TIMEOUT.saturating_add(Duration::from_secs(5));
 
 /// Which server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +34,7 @@ impl Side {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, SidesError> {
-        sql::within(LOOK_TIMEOUT, client.query(sql, parameters)).await.map_err(|error| self.error(error))
+        sql::within(ANSWER_TIMEOUT, client.query(sql, parameters)).await.map_err(|error| self.error(error))
     }
 
     /// Asks for the one value of the one row.
@@ -40,13 +44,13 @@ impl Side {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<T, SidesError> {
-        let asked = sql::within(LOOK_TIMEOUT, client.query_one(sql, parameters)).await;
+        let asked = sql::within(ANSWER_TIMEOUT, client.query_one(sql, parameters)).await;
         self.get(&asked.map_err(|error| self.error(error))?, 0)
     }
 
     /// Runs statements without parameters.
     pub(crate) async fn run(self, client: &Client, sql: &str) -> Result<(), SidesError> {
-        sql::within(LOOK_TIMEOUT, client.batch_execute(sql)).await.map_err(|error| self.error(error))
+        sql::within(ANSWER_TIMEOUT, client.batch_execute(sql)).await.map_err(|error| self.error(error))
     }
 
     /// A column of a row.

@@ -89,6 +89,7 @@ impl Plan {
     /// The script: runs in psql, and in anything else that runs SQL.
     #[must_use]
     pub fn script(&self, publisher: &str, subscriber: &str) -> String {
+        let (publisher, subscriber) = (flat(publisher), flat(subscriber));
         let mut out = format!(
             "-- seqshadow plan, made {}\n-- publisher:  {publisher}, looked at up to {}\n-- subscriber: {subscriber}\n--\n\
              -- Run it on the subscriber: psql -X -v ON_ERROR_STOP=1 -f plan.sql\n\
@@ -105,10 +106,10 @@ impl Plan {
             };
             let next = one.next_value.map_or_else(|| "used up".to_owned(), |next| format!("next was {next}"));
             // Writing to a String cannot fail.
-            let _ = write!(out, "\n-- {}: {known}; {next}\n{}\n", one.sequence, one.sql);
+            let _ = write!(out, "\n-- {}: {known}; {next}\n{}\n", flat(&one.sequence), one.sql);
         }
         for one in &self.held {
-            let _ = write!(out, "\n-- HELD {}: {}\n", one.sequence, one.reason.replace('\n', " "));
+            let _ = write!(out, "\n-- HELD {}: {}\n", flat(&one.sequence), flat(&one.reason));
         }
         let _ = write!(
             out,
@@ -120,6 +121,11 @@ impl Plan {
         );
         out
     }
+}
+
+/// On one line: what comes after `--` must not become a statement, whatever somebody has named a sequence.
+fn flat(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
 }
 
 /// What is to be done with one sequence, by what a survey knows.

@@ -198,7 +198,8 @@ impl Status {
         let mut lines: Vec<SequenceLine> =
             found.sequences.into_iter().filter(|(name, _)| is_asked(name)).map(|(_, line)| line).collect();
         let counts = Counts::of(&lines);
-        let is_lost = found.slot.as_ref().is_some_and(|slot| slot.state == "lost");
+        let is_lost =
+            found.slot.as_ref().is_some_and(|slot| matches!(slot.state.as_str(), "lost" | "missing"));
         let protects = found.sidecar.as_ref().is_none_or(|sidecar| sidecar.protecting);
         let well = counts.behind == 0 && counts.held == 0 && !is_lost && protects;
         lines.retain(|line| choice.only.is_empty() || choice.only.iter().any(|only| only.takes(line)));

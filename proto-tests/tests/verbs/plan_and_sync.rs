@@ -114,3 +114,15 @@ async fn what_cannot_be_moved_is_named_with_the_sql_and_the_others_are_moved() {
     assert!(synced.stdout.lines().all(|line| line.chars().count() <= 80), "{}", synced.all());
     assert!(stage.next("orders_id_seq").await > 700);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_cannot_become_a_statement_of_the_script() {
+    let evil = "CREATE TABLE kept (id int); CREATE SEQUENCE \"ev\nDROP TABLE kept; --\"";
+    let stage = Stage::replicating(14, 15, evil).await.unwrap();
+    stage.pair.grant(&["public"]).await.unwrap();
+    stage.on_publisher("SELECT setval('\"ev\nDROP TABLE kept; --\"', 700)").await;
+    let planned = verb::run(&stage.pair, "plan", &[]).unwrap();
+    stage.on_subscriber(&planned.stdout).await;
+    stage.on_subscriber("SELECT id FROM kept").await;
+    assert_eq!(verb::run(&stage.pair, "verify", &[]).unwrap().code(), 0, "{}", planned.all());
+}

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{Code, Context, Finding, Severity, up_to_five};
 use crate::ops::ask::Side;
+use crate::ops::cutover::applier;
+use crate::readings::{Trouble, trouble};
 use crate::sides::SidesError;
+use crate::sql::SqlError;
 use crate::subscriber::subscription::Subscription;
 use crate::types::quote_identifier;
 
@@ -40,6 +43,11 @@ const NOT_READY: Code = Code {
     severity: Severity::Warning,
     meaning: "Tables of the subscription are not copied or not caught up yet.",
 };
+const NOT_SUBSCRIBED: Code = Code {
+    code: "table-not-subscribed",
+    severity: Severity::Blocker,
+    meaning: "A table is published, and no subscription knows it, as after its making: its rows do not come.",
+};
 const SLOT_MISSING: Code = Code {
     code: "subscription-slot-missing",
     severity: Severity::Blocker,
@@ -70,6 +78,7 @@ pub(super) const CODES: &[Code] = &[
     NO_WORKER,
     ERRORS,
     NOT_READY,
+    NOT_SUBSCRIBED,
     SLOT_MISSING,
     SLOT_LOST,
     DISABLE_ON_ERROR,
@@ -103,6 +112,30 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
         found.extend(at_work(context, subscription).await?);
         found.extend(errors(context, subscription).await?);
         found.extend(relations(context, subscription).await?);
+    }
+    if !all.is_empty() {
+        let missing = match applier::not_subscribed(context.sides, &context.publisher.client).await {
+            // Published tables that are locked are told of by whoever compares them.
+            Err(SidesError::Sql { source: SqlError::Query(error), .. })
+                if trouble(&error) == Some(Trouble::Locked) =>
+            {
+                Vec::new()
+            }
+            missing => missing?,
+        };
+        let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        if !names.is_empty() {
+            let message = format!("published, and not known to any subscription: {}", up_to_five(&names));
+            let count =
+                if names.len() == 1 { "1 table".to_owned() } else { format!("{} tables", names.len()) };
+            let refresh = all.iter().map(|one| {
+                format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION;", quote_identifier(&one.name))
+            });
+            found.push(
+                Finding::on_subscriber(&NOT_SUBSCRIBED, count, message)
+                    .mend(refresh.collect::<Vec<_>>().join("\n")),
+            );
+        }
     }
     if let Some(chosen) = &context.sides.chosen {
         found.extend(slot(context, chosen).await?);

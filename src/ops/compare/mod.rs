@@ -161,6 +161,9 @@ pub async fn compare(
         reports.push(TableReport::of(course.into_inner(), case, options));
     }
     comparison.conclude(reports);
+    if comparison.equal {
+        state.into_inner().finished();
+    }
     Ok(comparison)
 }
 

@@ -115,6 +115,14 @@ impl State {
         if self.written.elapsed() >= WRITE_EVERY { self.save() } else { Ok(()) }
     }
 
+    /// Everything was found equal: the next run compares anew, and does not tell what was so today.
+    pub(super) fn finished(self) {
+        if let Some(path) = &self.path {
+            // One that stays is only a file of the past, and says so by its positions.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     /// Writes what was not written yet.
     ///
     /// # Errors

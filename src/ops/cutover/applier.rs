@@ -222,8 +222,24 @@ impl Applier {
     }
 }
 
-/// Every published table must be one that a subscription knows: one that was made since the last refresh is not.
+/// Every published table must be one that a subscription knows.
 async fn all_subscribed(sides: &Sides, publisher: &Client) -> Result<(), Stop> {
+    match not_subscribed(sides, publisher).await?.first() {
+        None => Ok(()),
+        Some(table) => Err(Blocker::new(
+            "table-not-subscribed",
+            format!("table {table} is published, and no subscription of the subscriber knows it"),
+            "on the subscriber: ALTER SUBSCRIPTION … REFRESH PUBLICATION;",
+        )
+        .into()),
+    }
+}
+
+/// Tables that the subscriptions' publications publish, and that none of them knows: made since the last refresh.
+pub(crate) async fn not_subscribed(
+    sides: &Sides,
+    publisher: &Client,
+) -> Result<Vec<QualifiedName>, SidesError> {
     let names: Vec<&String> = sides.subscriptions.iter().flat_map(|s| &s.publications).collect();
     let sql = "SELECT DISTINCT schemaname::text, tablename::text FROM pg_publication_tables
                 WHERE pubname = ANY($1) ORDER BY 1, 2";
@@ -236,18 +252,9 @@ async fn all_subscribed(sides: &Sides, publisher: &Client) -> Result<(), Stop> {
     };
     let known: BTreeSet<QualifiedName> =
         known.iter().map(|row| name(Side::Subscriber, row)).collect::<Result<_, _>>()?;
-    for row in &published {
-        let table = name(Side::Publisher, row)?;
-        if !known.contains(&table) {
-            return Err(Blocker::new(
-                "table-not-subscribed",
-                format!("table {table} is published, and no subscription of the subscriber knows it"),
-                "on the subscriber: ALTER SUBSCRIPTION … REFRESH PUBLICATION;",
-            )
-            .into());
-        }
-    }
-    Ok(())
+    let published: Vec<QualifiedName> =
+        published.iter().map(|row| name(Side::Publisher, row)).collect::<Result<_, _>>()?;
+    Ok(published.into_iter().filter(|table| !known.contains(table)).collect())
 }
 
 /// Every relation of the subscription must be copied and followed.

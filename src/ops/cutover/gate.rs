@@ -174,6 +174,13 @@ impl<'a> Gate<'a> {
                 "create it there, or name others with --publication",
             ));
         }
+        if survey.sequences.iter().all(|one| one.managed.excluded.is_some()) {
+            return Err(Blocker::new(
+                "no-sequence",
+                "no sequence is left to prove anything of: there is none, or all are excluded",
+                "see --schema, --exclude-schema and --exclude-sequence",
+            ));
+        }
         for one in &survey.sequences {
             let name = &one.managed.sequence.name;
             if one.managed.excluded.is_some() {
@@ -374,7 +381,7 @@ impl<'a> Gate<'a> {
     /// Reads both sides anew, and hears the witness again.
     pub(super) async fn prove(&mut self, give_up: Instant) -> Result<(), Stop> {
         let Some(mut proven) = self.survey.take() else { return Ok(()) };
-        if self.undo.is_some() && !writes::are_stopped(&self.publisher.client).await? {
+        if self.undo.is_some() && !writes::are_stopped_here(&self.publisher.client).await? {
             return Err(Blocker::new(
                 "aborted",
                 "somebody has let the writes go on meanwhile",

@@ -104,6 +104,12 @@ pub async fn cutover(
     let outcome = tokio::select! {
         outcome = pass(&mut gates, request, watch) => outcome,
         signal = interrupted => Err(Stop::Interrupted(signal)),
+        () = tokio::time::sleep(request.wait + ANSWER_PATIENCE) => Err(Blocker::new(
+            "no-answer",
+            "a server did not answer, or the work was not done, in the time of --wait",
+            "see which of the two hangs, or wait longer with --wait",
+        )
+        .into()),
     };
     let mut writes_still_stopped = false;
     if outcome.is_err() {
@@ -139,6 +145,9 @@ fn whose(sides: &Sides, request: &Request) -> Result<Applier, Stop> {
     };
     Ok(Applier::Subscription { name: subscription.name.clone(), slot: slot.clone() })
 }
+
+/// An answer that is under way when the time of `--wait` is over may take so much longer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Measures the steps.
 struct Clock<'w> {

@@ -64,11 +64,14 @@ pub(super) async fn setting(client: &Client) -> Result<Option<String>, SidesErro
 /// # Errors
 /// The server's refusal.
 pub async fn abort(client: &Client) -> Result<bool, SidesError> {
-    if !are_stopped(client).await? {
-        return Ok(false);
+    if let Some(value) = setting(client).await? {
+        if !is_on(&value) {
+            return Ok(false);
+        }
+        let database: String = Side::Publisher.value(client, "SELECT current_database()::text", &[]).await?;
+        Undo { database, before: None }.run(client).await?;
+        return Ok(true);
     }
-    let database: String = Side::Publisher.value(client, "SELECT current_database()::text", &[]).await?;
-    Undo { database, before: None }.run(client).await?;
     if are_stopped(client).await? {
         return Err(SidesError::Setting {
             what: "default_transaction_read_only is on for the whole publisher, not for this database alone"
@@ -77,7 +80,12 @@ pub async fn abort(client: &Client) -> Result<bool, SidesError> {
                 .to_owned(),
         });
     }
-    Ok(true)
+    Ok(false)
+}
+
+/// Whether the database's own setting stops the writes.
+pub(super) async fn are_stopped_here(client: &Client) -> Result<bool, SidesError> {
+    Ok(setting(client).await?.is_some_and(|value| is_on(&value)))
 }
 
 /// As the server reads a boolean: any beginning of the word will do.
@@ -129,6 +137,9 @@ pub(super) async fn stop(
     *undo = Some(Undo { database, before });
     let altered = Side::Publisher.run(client, &format!("ALTER DATABASE {quoted} SET {SETTING} = on")).await;
     if let Err(error) = altered {
+        if matches!(&error, SidesError::Sql { source: SqlError::Query(e), .. } if e.as_db_error().is_some()) {
+            *undo = None;
+        }
         return refused(
             error,
             &format!("GRANT the ownership of database {quoted} to the role, or let a superuser do it"),

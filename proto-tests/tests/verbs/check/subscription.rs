@@ -1,6 +1,6 @@
 //! The subscriptions.
 
-use super::{configure, look};
+use super::{configure, found, look};
 use anyhow::Result;
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
@@ -145,4 +145,13 @@ async fn a_subscription_that_does_not_work() -> Result<()> {
         ["subscription sub: has no slot (slot_name is NONE): it cannot be enabled"]
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_no_subscription_knows() {
+    let stage = Stage::replicating(14, 17, "CREATE TABLE a (id serial PRIMARY KEY)").await.unwrap();
+    assert!(found(&stage.pair, "table-not-subscribed", &[]).unwrap().is_empty());
+    stage.pair.on_both("CREATE TABLE late (id serial PRIMARY KEY)").await.unwrap();
+    let expected = ["1 table: published, and not known to any subscription: public.late"];
+    assert_eq!(found(&stage.pair, "table-not-subscribed", &[]).unwrap(), expected);
 }

@@ -3,8 +3,10 @@
 use super::{at_rest, blocker, command, confirm, database_settings, fingerprint, run};
 use proto_tests::pair::{DATABASE, PairOptions};
 use proto_tests::publication::{Publication, Subscription};
+use proto_tests::sequence::state;
 use proto_tests::sql::{PATIENCE, connect, wait_for};
 use proto_tests::stage::Stage;
+use proto_tests::verb;
 use seqshadow::demo::servers::ClusterOptions;
 
 /// Runs a cutover that must be refused with `code`, and leave no trace.
@@ -170,4 +172,60 @@ async fn an_update_that_our_own_publication_does_not_show() {
     writer.abort();
     assert_eq!(cut.code(), 1, "{}", cut.all());
     assert!(["writes-go-on", "open-transaction"].contains(&blocker(&cut).as_str()), "{}", cut.all());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lock_hides_is_no_proof() {
+    let stage = at_rest(15, 17).await;
+    // An id by hand, which our role may read on the subscriber only, and there the table is locked.
+    stage.on_publisher("INSERT INTO orders (id) VALUES (5000); REVOKE SELECT ON orders FROM shadow").await;
+    stage.pair.catch_up().await.unwrap();
+    let holder = stage.pair.on_subscriber().await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE orders").await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = format!("--certificate={}", directory.path().join("certificate.json").display());
+    let cut = verb::run(&stage.pair, "cutover", &[&certificate, "--wait=20s"]).unwrap();
+    assert_eq!((cut.code(), blocker(&cut).as_str()), (1, "sequence-unproven"), "{}", cut.all());
+    assert_eq!(verb::run(&stage.pair, "verify", &[]).unwrap().code(), 1);
+    // Nor is it known that nothing is there when the publisher is gone.
+    stage.pair.publisher.kill9();
+    let lost = verb::run(&stage.pair, "cutover", &["--publisher-lost"]).unwrap();
+    assert_eq!(lost.code(), 1, "{}", lost.all());
+    assert!(lost.stdout.contains("NOT moved: public.orders_id_seq"), "{}", lost.all());
+    assert!(state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value > 90_000, "{}", lost.all());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_no_subscription_knows_and_nothing_to_prove() {
+    let stage = at_rest(13, 18).await;
+    refused(&stage, "no-sequence", &["--schema=nosuch", "--stop-writes"]).await;
+    assert_eq!(verb::run(&stage.pair, "verify", &["--schema=nosuch"]).unwrap().code(), 1);
+    stage.pair.on_both("CREATE TABLE late (id serial PRIMARY KEY)").await.unwrap();
+    stage.pair.grant(&["public"]).await.unwrap();
+    stage.on_publisher("INSERT INTO late SELECT FROM generate_series(1, 9)").await;
+    refused(&stage, "table-not-subscribed", &["--stop-writes"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_cannot_be_kept_is_none() {
+    let stage = at_rest(16, 17).await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("certificate.json")).unwrap();
+    let cut = run(&stage.pair, directory.path(), &["--stop-writes"]);
+    assert_eq!(cut.code(), 2, "{}", cut.all());
+    assert!(database_settings(&stage.pair).await.is_empty());
+    // The disk is full.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = std::process::Command::new(proto_tests::binary::binary())
+        .args(["cutover", "--stop-writes", "--json"])
+        .arg(format!("--publisher={}", stage.pair.publisher_conninfo()))
+        .arg(format!("--subscriber={}", stage.pair.shadow_subscriber_conninfo()))
+        .env("SEQSHADOW_CONSOLE", "off")
+        .stdout(full)
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("go on again"), "{log}");
+    assert!(database_settings(&stage.pair).await.is_empty(), "{log}");
 }
