@@ -34,7 +34,7 @@ const STYLES: Styles = Styles::styled()
 /// Keeps a PostgreSQL logical subscriber's sequences ahead of the replicated rows, all the time.
 #[derive(Parser, Debug)]
 #[command(name = "seqshadow", version, styles = STYLES, after_help = AFTER_HELP)]
-#[command(args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, max_term_width = 80)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 fn seqshadow(args: &[&str]) -> Finished {
-    ShadowCommand::new(args.iter().copied()).env("COLUMNS", "80").run(PATIENCE).unwrap()
+    ShadowCommand::new(args.iter().copied()).run(PATIENCE).unwrap()
 }
 
 fn verbs() -> Vec<String> {

@@ -18,7 +18,7 @@ PostgreSQL here and none could be fetched, 128 + n ended by signal n (Ctrl-C: 13
 pub(super) const CHECK_AFTER_HELP: &str = "\
 Examples:
   seqshadow check --slot orders --publisher 'host=old dbname=app'
-  seqshadow check --slot orders --ack large-objects      # known, and taken care of
+  seqshadow check --slot orders --ack large-objects    # taken care of
   seqshadow check --list
 
 Exit status: 0 nothing stands against going on, 1 something does (named, with what mends it), 2 usage or \
@@ -29,10 +29,10 @@ Without --stop-writes you have stopped the application yourself; then that is pr
 
 Examples:
   seqshadow cutover --dry-run --slot orders --publisher 'host=old dbname=app'
-  seqshadow cutover --stop-writes --slot orders --publisher 'host=old dbname=app user=postgres'
-  seqshadow cutover --abort --publisher 'host=old dbname=app user=postgres'   # writes go on again
-  seqshadow cutover --config shop.toml --also billing.toml --stop-writes      # both or none
-  grep -v '\"sha256\"' CERTIFICATE | sha256sum                                # as its first line says
+  seqshadow cutover --stop-writes --config orders.toml
+  seqshadow cutover --abort --config orders.toml    # the writes go on again
+  seqshadow cutover --stop-writes --config shop.toml --also billing.toml
+  grep -v '\"sha256\"' CERTIFICATE | sha256sum      # as its first line says
 
 Exit status: 0 yes, with a certificate; 1 no, with what stands against it; 2 usage or configuration; 3 a server could \
 not be reached; 4 refused for safety.";
@@ -49,10 +49,10 @@ concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or t
 superuser, or as the tables' owner; the rights are for the role named by --role.
 
 Examples:
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --dry-run
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --role seqshadow --grant
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --role seqshadow --print-grants
-  seqshadow setup --slot orders --publisher 'host=old dbname=app' --refresh    # after new tables
+  seqshadow setup --config orders.toml --dry-run
+  seqshadow setup --config orders.toml --role seqshadow --grant
+  seqshadow setup --config orders.toml --role seqshadow --print-grants
+  seqshadow setup --config orders.toml --refresh    # after new tables
 
 Exit status: 0 everything is as it should be, 1 something is left to be done (named), 2 usage or configuration, \
 missing rights among them, 3 a server could not be reached, 4 refused for safety.";
@@ -61,8 +61,8 @@ pub(super) const TEARDOWN_AFTER_HELP: &str = "\
 Removes what setup made for the slot, on both sides, and nothing else; also after a crash in the middle of either.
 
 Examples:
-  seqshadow teardown --slot orders --publisher 'host=old dbname=app' --dry-run
-  seqshadow teardown --slot orders --publisher 'host=old dbname=app' --drop-role
+  seqshadow teardown --config orders.toml --dry-run
+  seqshadow teardown --config orders.toml --drop-role
 
 Exit status: 0 nothing of it is left, 1 something is (named), 2 usage or configuration, 3 a server could not be \
 reached (the other side is done), 4 refused for safety: a sidecar is running, or it is not what setup made.";
@@ -91,7 +91,7 @@ Compares with the publisher's sequences, and with what lies in the columns on bo
 Examples:
   seqshadow verify --publisher 'host=old dbname=app' && echo ready
   seqshadow verify --all --json | jq '.sequences[] | select(.margin < 100)'
-  seqshadow verify --data --jobs 4 --state orders.json   # the rows of the published tables
+  seqshadow verify --data --jobs 4 --state orders.json    # the rows too
 
 Exit status: 0 proven for every sequence (with --data: every table is equal), 1 not (named), 2 usage or configuration, 3 a server could not be reached.";
 
@@ -104,11 +104,11 @@ Run it after the cutover said yes and before the application writes on the new s
 SQL for psql. It refuses where a row of the old server could be lost.
 
 Examples:
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' > reverse.sql
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --apply \\
+  seqshadow reverse --config orders.toml > reverse.sql
+  seqshadow reverse --config orders.toml --apply \\
     --connection 'host=new dbname=app user=replicator'
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --status
-  seqshadow reverse --slot orders --publisher 'host=old dbname=app' --undo
+  seqshadow reverse --config orders.toml --status
+  seqshadow reverse --config orders.toml --undo
 
 Exit status: 0 yes or done, 1 something is missing (named), 2 usage or configuration, 3 a server could not be reached, \
 4 refused, or both servers issue ids.";
