@@ -15,6 +15,7 @@ pub mod status;
 pub mod survey;
 pub mod sync;
 pub mod teardown;
+pub mod verdict;
 pub mod verify;
 
 use crate::exit::ExitCode;

@@ -9,7 +9,8 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::plan::todo;
-use super::survey::{Survey, Surveyor, Verdict};
+use super::survey::{Survey, Surveyor};
+use super::verdict::Verdict;
 use crate::catalog::Sequence;
 use crate::keeper::{Hold, Managed, Todo};
 use crate::plan::{Lead, State};

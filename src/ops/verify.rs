@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::survey::{Survey, Surveyed, Verdict};
+use super::survey::{Survey, Surveyed};
+use super::verdict::Verdict;
 use crate::plan::State;
 
 /// The name and version of the JSON that is printed.

@@ -1,0 +1,86 @@
+//! What a survey proves of one sequence.
+//!
+//! In: a [`Surveyed`] sequence. Out: its [`Verdict`]. No IO.
+
+use super::survey::Surveyed;
+use crate::plan::State;
+use crate::publisher::look::PublisherValue;
+
+/// Whether a sequence is proven to be past everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next value is past every id that is known, and nothing was left out.
+    Past,
+    /// The next value is not past the furthest id.
+    Behind,
+    /// It cannot be told, for this reason.
+    Unproven(String),
+    /// Nobody's business, for this reason.
+    Excluded(&'static str),
+}
+
+impl Verdict {
+    /// In one word, for tables and JSON.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Verdict::Past => "past",
+            Verdict::Behind => "behind",
+            Verdict::Unproven(_) => "unproven",
+            Verdict::Excluded(_) => "excluded",
+        }
+    }
+}
+
+impl Surveyed {
+    /// Whether the sequence, where it was last read, is past every id known.
+    #[must_use]
+    pub fn verdict(&self, role: &str) -> Verdict {
+        let one = &self.managed;
+        if let Some(why) = one.excluded {
+            return Verdict::Excluded(why);
+        }
+        if let Some(hold) = &one.hold {
+            return Verdict::Unproven(one.hold_text(hold, role));
+        }
+        let Some(state) = one.state else {
+            return Verdict::Unproven("it was not read".to_owned());
+        };
+        let value = one.publisher_value();
+        if one.cycles() {
+            return cycling(state, value);
+        }
+        if one.is_behind() {
+            return Verdict::Behind;
+        }
+        if state.next(&one.sequence.definition).is_none() {
+            return Verdict::Unproven(format!(
+                "it is used up: {} was its last value, and nextval fails",
+                state.last_value
+            ));
+        }
+        match value {
+            Some(value) if value.absent && one.mark().is_none() && one.sequence.consumers.is_empty() => {
+                return Verdict::Unproven(
+                    "there is no such sequence on the publisher, and no column here tells of it".to_owned(),
+                );
+            }
+            Some(value) if value.absent => {}
+            Some(PublisherValue { unread: Some(why), .. }) => return Verdict::Unproven(why.clone()),
+            Some(_) => {}
+            None => return Verdict::Unproven("the publisher was not asked".to_owned()),
+        }
+        if self.gaps.is_empty() { Verdict::Past } else { Verdict::Unproven(self.gaps.join("; ")) }
+    }
+}
+
+fn cycling(here: State, value: Option<&PublisherValue>) -> Verdict {
+    match value.and_then(|value| value.state) {
+        Some(there) if there == here => Verdict::Past,
+        Some(there) => Verdict::Unproven(format!(
+            "it may CYCLE, so that no id is the furthest, and stands at {} here and at {} on the publisher",
+            here.last_value, there.last_value
+        )),
+        None => Verdict::Unproven("it may CYCLE, and the publisher's cannot be read".to_owned()),
+    }
+}
