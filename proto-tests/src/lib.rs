@@ -10,11 +10,14 @@
 //! 4. [`stage`] is a pair with tables of a test's own, [`verb`] runs one verb of the program and reads what it prints.
 //! 5. [`sql`] waits, [`sequence`] asks one sequence where it is; [`watcher`] and [`oracle`] judge what became of all.
 //!
+//! A test that hangs is ended and named by [`deadline`].
+//!
 //! [`fake_publisher`], [`fault_proxy`] and [`split`] stand in for servers and networks that misbehave.
 //! [`mod@capture`]s are streams of real publishers, [`encode`] makes others, [`record`] collects what a sink is told.
 
 pub mod binary;
 pub mod capture;
+pub mod deadline;
 pub mod encode;
 pub mod fake_publisher;
 pub mod fault_proxy;

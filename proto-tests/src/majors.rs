@@ -49,6 +49,7 @@ fn parse_pairs(list: &str) -> Option<Vec<(u32, u32)>> {
 /// # Errors
 /// When they are not here and cannot be fetched.
 pub fn installation(major: u32) -> Result<Installation> {
+    crate::deadline::watch();
     if major == 19 && find::find_major(&[], 19).is_none() {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/fetch-pg19");
         let status = Command::new(&script).stdout(Stdio::null()).status();

@@ -46,6 +46,7 @@ impl Pair {
     /// # Errors
     /// When one is not available or does not start.
     pub async fn with(publisher_major: u32, subscriber_major: u32, options: PairOptions) -> Result<Pair> {
+        crate::deadline::watch();
         // Never one system identifier for both: a sidecar may well compare them.
         let start = |major: u32, mut options: ClusterOptions, family: u8| {
             tokio::task::spawn_blocking(move || -> Result<Cluster> {

@@ -26,6 +26,7 @@ pub struct ShadowCommand {
 impl ShadowCommand {
     /// `seqshadow ARGS…`.
     pub fn new<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
+        crate::deadline::watch();
         ShadowCommand { args: args.into_iter().map(Into::into).collect(), ..ShadowCommand::default() }
     }
 

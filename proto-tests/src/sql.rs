@@ -12,6 +12,7 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// # Errors
 /// When the server refuses.
 pub async fn connect(conninfo: &str) -> Result<Client> {
+    crate::deadline::watch();
     let connecting = tokio_postgres::connect(conninfo, NoTls);
     let (client, connection) = tokio::time::timeout(Duration::from_secs(30), connecting)
         .await
