@@ -5,7 +5,7 @@ use proto_tests::pair::PairOptions;
 use proto_tests::sequence::{next_value, state, wait_for_value};
 use proto_tests::shadow::Shadow;
 use proto_tests::sidecar::{SLOT, start};
-use proto_tests::sql::PATIENCE;
+use proto_tests::sql::{PATIENCE, wait_for};
 use proto_tests::stage::Stage;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -109,6 +109,11 @@ async fn a_streamed_restart_counts_from_its_commit_on() {
     let (stage, shadow) = stage(ORDERS, &["--lead=0"]).await;
     stage.on_publisher(FILL).await;
     stage.wait_past("orders_id_seq", 5000).await;
+    // Applied only once we know of it: until then a sequence that went back is put where it was.
+    stage.pair.catch_up().await.unwrap();
+    stage.on_subscriber("ALTER SUBSCRIPTION sub DISABLE").await;
+    let stopped = "SELECT count(pid) = 0 FROM pg_stat_subscription";
+    wait_for(&stage.pair.subscriber_conninfo(), "the end of the apply worker", stopped).await.unwrap();
     stage
         .on_publisher(
             "BEGIN; TRUNCATE orders RESTART IDENTITY;
@@ -116,6 +121,7 @@ async fn a_streamed_restart_counts_from_its_commit_on() {
         )
         .await;
     shadow.wait_for_line("restarted on the publisher", PATIENCE).unwrap();
+    stage.on_subscriber("ALTER SUBSCRIPTION sub ENABLE").await;
     stage.pair.catch_up().await.unwrap();
     let there = |last| (3000..5000).contains(&last);
     wait_for_value(&stage.subscriber, "orders_id_seq", "at 3000 and short of 5000", there).await.unwrap();

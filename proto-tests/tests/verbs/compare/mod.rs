@@ -7,13 +7,15 @@ mod silent;
 
 use proto_tests::pair::Pair;
 use proto_tests::shadow::Finished;
+use proto_tests::sql::PATIENCE;
 use proto_tests::verb;
 use serde_json::Value;
 
 /// Runs `verify --data --json`.
 fn compare(pair: &Pair, flags: &[&str]) -> Finished {
     let flags: Vec<&str> = ["--data", "--json"].iter().chain(flags).copied().collect();
-    verb::run(pair, "verify", &flags).unwrap()
+    // Many of these compare under a load, on a machine that is busy without it.
+    verb::command(pair, "verify", &flags).run(PATIENCE * 3).unwrap()
 }
 
 /// What is said of one table.

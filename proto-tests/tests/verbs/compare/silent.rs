@@ -55,7 +55,7 @@ async fn types_physical_order_and_settings_do_not_matter() {
                  ALTER DATABASE shop SET bytea_output = 'escape';
                  ALTER DATABASE shop SET extra_float_digits = -5;
                  ALTER ROLE shadow SET default_transaction_isolation = 'serializable';
-                 ALTER ROLE shadow SET statement_timeout = '1ms'",
+                 ALTER ROLE shadow SET statement_timeout = '250ms'",
             )
             .await;
         stage
