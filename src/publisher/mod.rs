@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod follow;
 pub mod look;
+pub mod moderation;
 pub mod pace;
 pub mod poll;
 pub mod publication;

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::connection::ReplicationError;
+use super::moderation::Wakeups;
 use crate::alive::{Alive, BEAT};
 use crate::confirm::{FlushLsn, Synchronous};
 use crate::handover::Handover;
@@ -100,6 +101,7 @@ pub async fn run(
     timing: Timing,
     stop: impl Future<Output = ()>,
 ) -> (End, Stats) {
+    let wakeups = Wakeups::of(socket.low_water());
     let (mut reading, mut writing) = tokio::io::split(socket);
     let wanted = Wanted::default();
     let tracking = shared.tracking.borrow_and_update().clone();
@@ -107,7 +109,13 @@ pub async fn run(
     shared.handover.tell_all_limits();
     let end = {
         let (flush, progress) = (shared.flush.clone(), shared.progress.subscribe());
-        let read = read(&mut reading, received, &mut tap, &mut observer, shared, &wanted, timing.dead_after);
+        let incoming = Incoming {
+            socket: &mut reading,
+            dead_after: timing.dead_after,
+            silence: Silence::default(),
+            wakeups,
+        };
+        let read = read(incoming, received, &mut tap, &mut observer, shared, &wanted);
         let write = write(&mut writing, flush, progress, &wanted, timing);
         tokio::select! {
             end = read => end,
@@ -139,17 +147,15 @@ struct Wanted {
 }
 
 async fn read(
-    socket: &mut ReadHalf<Socket>,
+    mut incoming: Incoming<'_>,
     mut buffer: BytesMut,
     tap: &mut Tap,
     observer: &mut Observer,
     shared: &mut Shared,
     wanted: &Wanted,
-    dead_after: Duration,
 ) -> End {
     let mut scanner = Scanner::new(Limits::default());
     let mut stuck = Stuck::default();
-    let mut silence = Silence::default();
     loop {
         observer.take_limits(&shared.handover);
         match consume(&mut scanner, &mut buffer, tap, observer, shared, wanted, &mut stuck) {
@@ -169,7 +175,7 @@ async fn read(
             tap.retrack(observer);
         }
         buffer.reserve(READ_BYTES);
-        if let Err(error) = read_some(socket, &mut buffer, &mut silence, wanted, dead_after, shared).await {
+        if let Err(error) = incoming.read_some(&mut buffer, wanted, shared).await {
             return End::Failed(error);
         }
     }
@@ -198,39 +204,51 @@ impl Silence {
     }
 }
 
-/// Reads what is there, or returns early when the catalog changed. A publisher that is silent for half of `dead_after`
-/// is asked for a sign of life.
-async fn read_some(
-    socket: &mut ReadHalf<Socket>,
-    buffer: &mut BytesMut,
-    silence: &mut Silence,
-    wanted: &Wanted,
+/// What comes over the socket, and when.
+struct Incoming<'a> {
+    socket: &'a mut ReadHalf<Socket>,
     dead_after: Duration,
-    shared: &mut Shared,
-) -> Result<(), ReplicationError> {
-    loop {
-        if silence.is_to_be_broken(dead_after) {
-            wanted.ping.notify_one();
-        }
-        let left = dead_after.saturating_sub(silence.since.elapsed());
-        tokio::select! {
-            read = timeout(left.clamp(LAST_TRY, BEAT), socket.read_buf(buffer)) => match read {
-                Ok(Ok(0)) => return Err(ReplicationError::Closed),
-                Ok(Ok(_)) => {
-                    *silence = Silence::default();
+    silence: Silence,
+    wakeups: Wakeups,
+}
+
+impl Incoming<'_> {
+    /// Reads what is there, or returns early when the catalog changed. A publisher that is silent for half of
+    /// `dead_after` is asked for a sign of life.
+    async fn read_some(
+        &mut self,
+        buffer: &mut BytesMut,
+        wanted: &Wanted,
+        shared: &mut Shared,
+    ) -> Result<(), ReplicationError> {
+        loop {
+            if self.silence.is_to_be_broken(self.dead_after) {
+                wanted.ping.notify_one();
+            }
+            let left = self.dead_after.saturating_sub(self.silence.since.elapsed());
+            let collecting = self.wakeups.patience();
+            let patience = collecting.unwrap_or_else(|| left.clamp(LAST_TRY, BEAT));
+            tokio::select! {
+                read = timeout(patience, self.socket.read_buf(buffer)) => match read {
+                    Ok(Ok(0)) => return Err(ReplicationError::Closed),
+                    Ok(Ok(bytes)) => {
+                        self.silence = Silence::default();
+                        self.wakeups.read(self.silence.since, bytes);
+                        return Ok(());
+                    }
+                    Ok(Err(error)) => return Err(error.into()),
+                    Err(_) if collecting.is_some() => self.wakeups.overdue(),
+                    Err(_) if self.silence.since.elapsed() >= self.dead_after => {
+                        return Err(ReplicationError::Silent(self.dead_after));
+                    }
+                    Err(_) => shared.alive.beat(),
+                },
+                // The catalog changed: have the cached relations looked up again without waiting for bytes.
+                changed = shared.tracking.changed() => {
+                    changed.map_err(|_| ReplicationError::Closed)?;
+                    shared.tracking.mark_changed();
                     return Ok(());
                 }
-                Ok(Err(error)) => return Err(error.into()),
-                Err(_) if silence.since.elapsed() >= dead_after => {
-                    return Err(ReplicationError::Silent(dead_after));
-                }
-                Err(_) => shared.alive.beat(),
-            },
-            // The catalog changed: have the cached relations looked up again without waiting for bytes.
-            changed = shared.tracking.changed() => {
-                changed.map_err(|_| ReplicationError::Closed)?;
-                shared.tracking.mark_changed();
-                return Ok(());
             }
         }
     }

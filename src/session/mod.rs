@@ -17,6 +17,7 @@ mod cancel;
 mod certificate;
 mod dial;
 mod error;
+mod low_water;
 mod message;
 mod socket;
 mod sql;
@@ -37,6 +38,7 @@ use crate::conninfo::{Conninfo, Endpoint, Host, LoadBalanceHosts};
 pub use auth::AuthError;
 pub use cancel::CancelHandle;
 pub use error::{ConnectError, ConnectErrorKind, ProtocolError};
+pub use low_water::LowWater;
 pub use socket::Socket;
 pub use sql::SqlConnection;
 

@@ -1,13 +1,15 @@
 //! The byte stream to a server: TCP, a Unix socket, or TLS over TCP.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
+
+use super::low_water::LowWater;
 
 /// An open connection's stream.
 #[derive(Debug)]
@@ -25,6 +27,17 @@ impl Socket {
             Socket::Tcp(stream) => stream.as_raw_fd(),
             Socket::Unix(stream) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+        }
+    }
+
+    /// To have the kernel collect what arrives before it wakes the reader; `None` where it does not.
+    #[must_use]
+    pub fn low_water(&self) -> Option<LowWater> {
+        match self {
+            Socket::Tcp(stream) => LowWater::of(stream.as_fd()),
+            // A reader of a Unix socket is woken for every byte, whatever the mark.
+            Socket::Unix(_) => None,
+            Socket::Tls(stream) => LowWater::of(stream.get_ref().0.as_fd()),
         }
     }
 
