@@ -36,10 +36,11 @@ fn build() -> PathBuf {
         .expect("cargo says where the program is")
 }
 
-/// This test program is `target/[TRIPLE/]PROFILE/deps/NAME`.
+/// A test program is `target/[TRIPLE/]PROFILE/deps/NAME`, any other one `target/[TRIPLE/]PROFILE/NAME`.
 fn profile() -> String {
     let program = std::env::current_exe().unwrap_or_default();
-    let folder = program.ancestors().nth(2).and_then(Path::file_name).unwrap_or_default();
+    let mut folders = program.ancestors().skip(1).filter_map(Path::file_name);
+    let folder = folders.find(|folder| *folder != "deps").unwrap_or_default();
     match folder.to_string_lossy().as_ref() {
         "debug" | "" => "dev".to_owned(),
         other => other.to_owned(),
