@@ -9,6 +9,7 @@
 //!    of all: one table, one sequence.
 //! 4. [`stage`] is a pair with tables of a test's own, [`verb`] runs one verb of the program and reads what it prints.
 //! 5. [`sql`] waits, [`sequence`] asks one sequence where it is; [`watcher`] and [`oracle`] judge what became of all.
+//!    [`limited`] waits for other programs, and not for ever.
 //!
 //! [`fake_publisher`], [`fault_proxy`] and [`split`] stand in for servers and networks that misbehave.
 //! [`mod@capture`]s are streams of real publishers, [`encode`] makes others, [`record`] collects what a sink is told.
@@ -19,6 +20,7 @@ pub mod encode;
 pub mod fake_publisher;
 pub mod fault_proxy;
 pub mod journal;
+pub mod limited;
 pub mod load;
 pub mod majors;
 pub mod oracle;

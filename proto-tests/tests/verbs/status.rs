@@ -1,6 +1,7 @@
 //! `status`: the same question answered by the sidecar and, without one, by both servers.
 
 use anyhow::Result;
+use proto_tests::limited;
 use proto_tests::shadow::{Finished, Shadow, Signal};
 use proto_tests::sidecar::{self, SLOT};
 use proto_tests::sql::{PATIENCE, Probe, wait_until};
@@ -279,7 +280,7 @@ async fn a_watch_on_a_pipe_prints_blocks_and_ends_quietly() -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     drop(piped.stdout.take());
-    let ended = tokio::task::spawn_blocking(move || piped.wait_with_output()).await??;
+    let ended = tokio::task::spawn_blocking(move || limited::wait(piped)).await??;
     assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(0), ""));
     Ok(())
 }
@@ -311,7 +312,7 @@ async fn a_watch_on_a_terminal_gives_it_back() -> Result<()> {
         })
         .await?;
         terminal.stdin.as_mut().unwrap().write_all(key.as_bytes())?;
-        let ended = tokio::task::spawn_blocking(move || terminal.wait()).await??;
+        let ended = tokio::task::spawn_blocking(move || limited::wait(terminal)).await??.status;
         let seen = seen();
         assert!(ended.success(), "{seen}");
         let (during, after) = seen.split_once("\x1b[?1049l").expect("it left its screen");
