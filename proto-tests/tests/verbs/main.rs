@@ -6,6 +6,7 @@ mod compare;
 mod console;
 mod createsubscriber;
 mod cutover;
+mod documented;
 mod manual;
 mod plan_and_sync;
 mod reverse;

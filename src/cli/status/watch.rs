@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::screen::Screen;
 use super::{code, text};
 use crate::cli::show;
+use crate::cli::verb::Failure;
 use crate::config::Settings;
 use crate::conninfo::Environment;
 use crate::exit::ExitCode;
@@ -92,6 +93,9 @@ fn print(last: &Looked, json: bool) -> io::Result<()> {
     let text = match last {
         Err(error) => {
             eprintln!("seqshadow: {error}");
+            if json {
+                Failure::new(error, error.exit_code()).print();
+            }
             return Ok(());
         }
         Ok(status) if json => serde_json::to_string(status)? + "\n",

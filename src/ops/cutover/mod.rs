@@ -62,8 +62,8 @@ pub enum AppliedBy {
 #[derive(Debug)]
 pub enum Answer {
     Yes(Box<Certificate>),
-    /// Nothing stands against it now; of a dry run.
-    NothingAgainstIt,
+    /// Nothing stands against it now, of these databases; of a dry run.
+    NothingAgainstIt(Vec<String>),
 }
 
 /// Whoever watches a cutover, and keeps its certificate.
@@ -178,7 +178,8 @@ async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) 
     }
     clock.step("looked at everything before the pause", false);
     if request.dry_run {
-        return Ok(Answer::NothingAgainstIt);
+        let names = gates.iter().map(|gate| gate.database().to_owned());
+        return Ok(Answer::NothingAgainstIt(names.collect()));
     }
     for gate in &mut *gates {
         let placed = gate.place_witness(give_up).await;
