@@ -17,7 +17,7 @@ use crate::conninfo::Environment;
 use crate::demo::text::hang;
 use crate::exit::ExitCode;
 use crate::ops::OpsError;
-use crate::ops::cutover::certificate::{Certificate, Timing};
+use crate::ops::cutover::certificate::{Certificate, CertifiedSequence, Timing};
 use crate::ops::cutover::lost::{MARGIN, Statement, without_publisher};
 use crate::ops::cutover::stop::{Shut, Stop};
 use crate::ops::cutover::{Answer, AppliedBy, Request, Watch, cutover, writes};
@@ -323,13 +323,28 @@ fn yes(certificate: &Certificate, written: &str) -> String {
         for note in &one.notes {
             out += &hang(&format!("  note: {note}"), 4);
         }
-        let aside = one.sequences.iter().filter(|proof| !proof.set_aside.is_empty());
+        if certificate.exact {
+            out += &exactness(&one.sequences);
+        }
+        let aside = one.sequences.iter().map(|one| &one.proof).filter(|proof| !proof.set_aside.is_empty());
         for proof in aside {
             let ids = proof.set_aside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             out += &hang(&format!("  set aside, not part of the proof: {} {ids}", proof.sequence), 4);
         }
     }
     out + &format!("certificate: {written}\n") + "Next: let the application use the subscriber.\n"
+}
+
+/// How many have the publisher's own state, and which have not.
+fn exactness(sequences: &[CertifiedSequence]) -> String {
+    let (exact, others): (Vec<_>, Vec<_>) = sequences.iter().partition(|one| one.exact == Some(true));
+    let summary =
+        format!("  exact: {} of {} as on the publisher", exact.len(), count(sequences.len(), "sequence"));
+    let others = others.iter().map(|one| {
+        let reason = one.exact_reason.as_deref().unwrap_or_default();
+        hang(&format!("  NOT exact: {}: {reason}", one.proof.sequence), 4)
+    });
+    hang(&summary, 4) + &others.collect::<String>()
 }
 
 fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {

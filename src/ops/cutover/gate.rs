@@ -19,7 +19,7 @@ use crate::ops::survey::{Depth, Survey, Surveyed, Surveyor};
 use crate::plan::Lead;
 use crate::publisher::slot::{self, Verdict as SlotVerdict};
 use crate::sides::{Sides, SidesError};
-use crate::sql::Connection;
+use crate::sql::{self, Connection, SqlError};
 use crate::types::{Lsn, Oid, SlotName};
 
 /// The keys of the advisory lock that keeps a second cutover out: "seqs", "cuto" in ASCII.
@@ -28,6 +28,12 @@ const CUTOVER_LOCK: (i32, i32) = (0x7365_7173, 0x6375_746F);
 /// How long a publisher that is restarting is waited for so that the writes can go on.
 const UNDO_PATIENCE: Duration = Duration::from_secs(30);
 const UNDO_PAUSE: Duration = Duration::from_millis(300);
+
+/// How long one attempt at it may take: a server that hangs is given up in time to say so.
+const UNDO_ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a server that may hang is asked whether it does.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
 /// How often to look while waiting.
 const LOOK: Duration = Duration::from_millis(20);
@@ -142,7 +148,7 @@ impl<'a> Gate<'a> {
     }
 
     /// What can be known before anybody is kept from writing.
-    pub(super) async fn before_the_pause(&mut self, give_up: Instant) -> Result<(), Stop> {
+    pub(super) async fn before_the_pause(&mut self, by_us: bool, give_up: Instant) -> Result<(), Stop> {
         let client = &self.publisher.client;
         let standby: bool = Side::Publisher.value(client, "SELECT pg_is_in_recovery()", &[]).await?;
         if standby {
@@ -153,6 +159,11 @@ impl<'a> Gate<'a> {
             )
             .into());
         }
+        if by_us {
+            self.nobody_exempt().await?;
+            writes::may_stop(&self.control.client, &self.own_sessions()).await??;
+        }
+        let client = &self.publisher.client;
         self.applier.check(self.sides, client).await?;
         self.nothing_prepared().await?;
         let survey = self.surveyor.survey(self.depth).await?;
@@ -189,18 +200,8 @@ impl<'a> Gate<'a> {
     /// Stops the writes, or sees that nobody writes.
     pub(super) async fn stop_writes(&mut self, by_us: bool, give_up: Instant) -> Result<(), Stop> {
         if by_us {
+            self.nobody_exempt().await?;
             let control = &self.control.client;
-            if let Some(role) = writes::exempt_roles(control).await?.into_iter().next() {
-                let role = crate::types::quote_identifier(&role);
-                return Err(Blocker::new(
-                    "role-writes-on",
-                    format!(
-                        "role {role} has default_transaction_read_only = off of its own and would write on"
-                    ),
-                    format!("ALTER ROLE {role} RESET default_transaction_read_only; (or IN DATABASE …)"),
-                )
-                .into());
-            }
             let patience = give_up.saturating_duration_since(Instant::now());
             let keep = self.own_sessions();
             writes::stop(control, &keep, patience, &mut self.undo).await??;
@@ -213,6 +214,20 @@ impl<'a> Gate<'a> {
         }
         self.nobody_writes(give_up).await?;
         self.nothing_prepared().await
+    }
+
+    /// No role may have a setting of its own that lets it write on.
+    async fn nobody_exempt(&self) -> Result<(), Stop> {
+        let exempt = writes::exempt_roles(&self.control.client).await?;
+        let Some(role) = exempt.first().map(|role| crate::types::quote_identifier(role)) else {
+            return Ok(());
+        };
+        Err(Blocker::new(
+            "role-writes-on",
+            format!("role {role} has default_transaction_read_only = off of its own and would write on"),
+            format!("ALTER ROLE {role} RESET default_transaction_read_only; (or IN DATABASE …)"),
+        )
+        .into())
     }
 
     async fn nobody_writes(&self, give_up: Instant) -> Result<(), Stop> {
@@ -310,18 +325,31 @@ impl<'a> Gate<'a> {
         }
     }
 
+    /// Which of the two servers does not answer.
+    pub(super) async fn silent(&self) -> Option<&'static str> {
+        let publisher = self.lock.client.simple_query("SELECT 1");
+        if tokio::time::timeout(SIGN_OF_LIFE, publisher).await.is_err() {
+            return Some("publisher");
+        }
+        // Its connection may be busy with what we have given up.
+        let conninfo = &self.sides.subscriber_conninfo;
+        let subscriber = sql::connect(conninfo, "subscriber");
+        tokio::time::timeout(SIGN_OF_LIFE, subscriber).await.is_err().then_some("subscriber")
+    }
+
     /// Lets the writes go on, where we have stopped them. False where that failed.
     pub(super) async fn undo(&mut self, watch: &mut dyn Watch) -> bool {
         let Some(undo) = self.undo.take() else { return true };
         let give_up = Instant::now() + UNDO_PATIENCE;
         // The connection may be what failed, and the server may be on its way back.
-        let mut undone = undo.run(&self.control.client).await;
+        let mut undone = promptly(undo.run(&self.control.client)).await;
         while undone.is_err() && Instant::now() < give_up {
             tokio::time::sleep(UNDO_PAUSE).await;
-            undone = match self.sides.publisher().await {
-                Ok(connection) => undo.run(&connection.client).await,
-                Err(error) => Err(error),
-            };
+            undone = promptly(async {
+                let connection = self.sides.publisher().await?;
+                undo.run(&connection.client).await
+            })
+            .await;
         }
         let database = self.database();
         match undone {
@@ -346,4 +374,10 @@ impl<'a> Gate<'a> {
             }
         }
     }
+}
+
+/// An attempt at letting the writes go on, which ends in time.
+async fn promptly(attempt: impl Future<Output = Result<(), SidesError>>) -> Result<(), SidesError> {
+    let given_up = |_| Err(SidesError::on_publisher(SqlError::TimedOut { after: UNDO_ANSWER }));
+    tokio::time::timeout(UNDO_ANSWER, attempt).await.unwrap_or_else(given_up)
 }

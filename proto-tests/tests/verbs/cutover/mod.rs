@@ -3,6 +3,7 @@
 mod attack;
 mod databases;
 mod killed;
+mod pause;
 mod yes;
 
 use anyhow::{Context as _, Result};

@@ -6,14 +6,14 @@ use std::time::Instant;
 use super::Gate;
 use crate::keeper::Todo;
 use crate::ops::cutover::applier::emit;
-use crate::ops::cutover::certificate::Certified;
+use crate::ops::cutover::certificate::{Certified, CertifiedSequence};
 use crate::ops::cutover::stop::{Blocker, Stop};
 use crate::ops::cutover::writes;
 use crate::ops::plan::todo;
 use crate::ops::survey::{Survey, Surveyed};
 use crate::ops::verdict::Verdict;
 use crate::ops::verify::Proof;
-use crate::plan::State;
+use crate::plan::{Lead, State};
 use crate::types::Oid;
 
 impl Gate<'_> {
@@ -89,11 +89,13 @@ impl Gate<'_> {
     /// Reads both sides anew, and hears the witness again.
     pub(in crate::ops::cutover) async fn prove(&mut self, give_up: Instant) -> Result<(), Stop> {
         let Some(mut proven) = self.survey.take() else { return Ok(()) };
-        if self.undo.is_some() && !writes::are_stopped_here(&self.publisher.client).await? {
+        if let Some(undo) = &self.undo
+            && !undo.holds(&self.publisher.client).await?
+        {
             return Err(Blocker::new(
                 "aborted",
-                "somebody has let the writes go on meanwhile",
-                "see who ran cutover --abort or ALTER DATABASE, and try again",
+                "somebody has let the writes go on meanwhile, or changed another setting of the database",
+                "see who ran cutover --abort or ALTER DATABASE … SET, and try again",
             )
             .into());
         }
@@ -155,7 +157,10 @@ impl Gate<'_> {
                     sequence.name, sequence.definition.cache
                 ));
             }
-            sequences.push(Proof::of(one, survey.as_ref().map_or("", |survey| &survey.role)));
+            let proof = Proof::of(one, survey.as_ref().map_or("", |survey| &survey.role));
+            let exact = (self.lead == Lead::Steps(0)).then(|| exactness(one));
+            let (exact, exact_reason) = exact.unzip();
+            sequences.push(CertifiedSequence { proof, exact, exact_reason });
         }
         let by_us = self.undo.is_some();
         if self.sessions_left > 0 {
@@ -178,6 +183,42 @@ impl Gate<'_> {
             notes,
         }
     }
+}
+
+/// Whether it has the publisher's exact state, and how that is known, or why it has not.
+fn exactness(one: &Surveyed) -> (bool, String) {
+    let definition = &one.managed.sequence.definition;
+    let Some(there) = publisher_state(one) else {
+        return (false, "where the publisher's sequence stands is not known".to_owned());
+    };
+    let Some(here) = one.managed.state else {
+        return (false, "where it stands is not known".to_owned());
+    };
+    let text = |state: State| {
+        let called = if state.is_called { "" } else { ", not called yet" };
+        format!("{}{called}", state.last_value)
+    };
+    let stands = |state: State| (state.mark(definition), state.next(definition));
+    if stands(here) == stands(there) {
+        let how = "read on both sides after the move; the publisher's has not moved since the fence, and no id is past it";
+        return (true, format!("last value {}: {how}", text(here)));
+    }
+    let reason = match one.managed.mark() {
+        Some((furthest, source)) if Some(furthest) != there.mark(definition) => {
+            format!(
+                "id {furthest} (from the {}) is past the publisher's last value {}",
+                source.as_str(),
+                text(there)
+            )
+        }
+        _ => format!(
+            "it was past the publisher's last value {} already, at {}: ids may have been taken here, and none is \
+             given twice",
+            text(there),
+            text(here)
+        ),
+    };
+    (false, reason)
 }
 
 fn publisher_state(one: &Surveyed) -> Option<State> {
