@@ -166,7 +166,7 @@ impl<'a> Gate<'a> {
         let client = &self.publisher.client;
         self.applier.check(self.sides, client).await?;
         self.nothing_prepared().await?;
-        let survey = self.surveyor.survey(self.depth).await?;
+        let survey = self.surveyor.survey_again(self.depth).await?;
         self.could_be_proven(&survey)?;
         let named = |one: &Surveyed| (one.managed.oid(), one.managed.sequence.name.to_string());
         self.known = survey.sequences.iter().map(named).collect();
@@ -298,7 +298,8 @@ impl<'a> Gate<'a> {
 
     /// Looks at everything for the last time before anything is moved.
     pub(super) async fn last_look(&mut self) -> Result<(), Stop> {
-        let survey = self.surveyor.survey(self.depth).await?;
+        // Definitions are read anew only where one has changed.
+        let survey = self.surveyor.survey_again(self.depth).await?;
         self.all_there(&survey)?;
         self.could_be_proven(&survey)?;
         self.no_row_since_the_fence().await?;

@@ -249,3 +249,23 @@ async fn a_subscriber_that_hangs_is_given_up_and_the_writes_go_on() {
     assert_eq!(cut.code(), 0, "{}", cut.all());
     confirm(&stage.pair, &directory.path().join("certificate.json"));
 }
+
+/// What was read before the pause is used in it only as long as it is so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_that_changes_in_the_pause_is_read_anew() {
+    let stage = at_rest(12, 15).await;
+    let mut sidecar = sidecar::start(&stage.pair, &[]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let cut = held_in_its_pause(&stage.pair, &mut sidecar, directory.path(), "--wait=40s").await;
+    stage.on_subscriber("ALTER SEQUENCE orders_id_seq INCREMENT 7").await;
+    sidecar.signal(Signal::CONT);
+    let (code, log) = ended(cut);
+    assert_eq!(code, 0, "{log}");
+    drop(sidecar);
+    let text = std::fs::read_to_string(directory.path().join("certificate.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let sequences = json["databases"][0]["sequences"].as_array().unwrap();
+    let orders = sequences.iter().find(|one| one["sequence"] == "public.orders_id_seq").unwrap();
+    let next = stage.next("orders_id_seq").await;
+    assert_eq!(orders["next_value"], next, "{orders}");
+}
