@@ -9,6 +9,8 @@ use crate::ops::status::{NONE, SequenceLine, SlotLine, Status, Stream};
 /// A sequence's name is cut to no less than this.
 const NAME_MIN: usize = 20;
 const GAP: usize = 2;
+/// Of the lines that go on below a sequence.
+const INDENT: usize = 4;
 
 /// The columns that take their values from it: in a line of their own where there is no room for a column.
 const CONSUMER: &str = "consumer";
@@ -153,10 +155,12 @@ fn table(lines: &[SequenceLine], now: Timestamp, width: usize) -> String {
     for (sequence, row) in lines.iter().zip(&rows) {
         out += &line(&sequence.sequence, &|i| row.get(i).cloned().unwrap_or_default());
         if let Some(consumers) = sequence.consumers.as_ref().filter(|text| !has_room && *text != NO_COLUMN) {
-            out += &wrap(&format!("  of {consumers}"), 4, width);
+            let names: Vec<String> =
+                consumers.split_whitespace().map(|name| cut(name, width.saturating_sub(INDENT))).collect();
+            out += &wrap(&format!("  of {}", names.join(" ")), INDENT, width);
         }
         for remark in remarks(sequence) {
-            out += &wrap(&format!("  {remark}"), 4, width);
+            out += &wrap(&format!("  {remark}"), INDENT, width);
         }
     }
     let left_out: Vec<&str> = COLUMNS
