@@ -9,6 +9,7 @@
 //!    of all: one table, one sequence.
 //! 4. [`stage`] is a pair with tables of a test's own, [`verb`] runs one verb of the program and reads what it prints.
 //! 5. [`sql`] waits, [`sequence`] asks one sequence where it is; [`watcher`] and [`oracle`] judge what became of all.
+//!    [`limited`] waits for other programs, and not for ever.
 //!
 //! A test that hangs is ended and named by [`deadline`].
 //!
@@ -22,6 +23,7 @@ pub mod encode;
 pub mod fake_publisher;
 pub mod fault_proxy;
 pub mod journal;
+pub mod limited;
 pub mod load;
 pub mod majors;
 pub mod oracle;

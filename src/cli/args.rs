@@ -22,6 +22,7 @@ use super::setup::SetupArgs;
 use super::status::StatusArgs;
 use super::sync::SyncArgs;
 use super::teardown::TeardownArgs;
+use super::verb::Failure;
 use super::verify::VerifyArgs;
 use crate::config::{ConfigError, Environment, Layer, Loaded, load};
 use crate::exit::ExitCode;
@@ -173,10 +174,17 @@ impl Cli {
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
+        let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        let json = args.iter().any(|arg| arg == "--json");
         match Cli::try_parse_from(args) {
             Ok(cli) => Ok(cli.into_verb()),
             Err(error) if error.use_stderr() => {
-                eprint!("{}", explain(&error));
+                let text = explain(&error);
+                eprint!("{text}");
+                if json {
+                    let what = text.split("\n\n").next().unwrap_or_default();
+                    Failure::new(what.trim_start_matches("error: "), ExitCode::Usage).print();
+                }
                 Err(ExitCode::Usage)
             }
             Err(help) => {

@@ -11,13 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::VerbArgs;
 use super::show::count;
-use super::verb;
+use super::verb::{self, Failure};
 use crate::config::{self, Layer, Settings, parse_duration, parse_table};
 use crate::conninfo::Environment;
 use crate::demo::text::hang;
 use crate::exit::ExitCode;
 use crate::ops::OpsError;
-use crate::ops::cutover::certificate::{Certificate, Timing};
+use crate::ops::cutover::certificate::{Certificate, CertifiedSequence, Timing};
 use crate::ops::cutover::lost::{MARGIN, Statement, without_publisher};
 use crate::ops::cutover::stop::{Shut, Stop};
 use crate::ops::cutover::{Answer, AppliedBy, Request, Watch, cutover, writes};
@@ -72,7 +72,7 @@ pub struct CutoverArgs {
 pub fn run(args: &CutoverArgs) -> ProcessExit {
     verb::run(&args.common, async |settings, environment| {
         if args.abort {
-            return abort(&settings, &environment).await;
+            return abort(args, &settings, &environment).await;
         }
         if args.publisher_lost {
             return lost(args, &settings, &environment).await;
@@ -81,11 +81,24 @@ pub fn run(args: &CutoverArgs) -> ProcessExit {
     })
 }
 
-async fn abort(settings: &Settings, environment: &Environment) -> Result<ExitCode, OpsError> {
+async fn abort(
+    args: &CutoverArgs,
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<ExitCode, OpsError> {
     let sides = Sides::find(settings, environment, Needs::ADDRESSES).await?;
     let publisher = sides.publisher().await?;
     let database = sides.publisher_conninfo.dbname().to_owned();
     let done = writes::abort(&publisher.client).await?;
+    if args.common.json {
+        verb::print_json(&serde_json::json!({
+            "schema": "seqshadow.abort/1",
+            "at": crate::ops::now(),
+            "database": database,
+            "changed": done,
+        }))?;
+        return Ok(ExitCode::Success);
+    }
     verb::print(&if done {
         format!("the writes to database {database} of the publisher go on again: new sessions may write\n")
     } else {
@@ -166,7 +179,16 @@ async fn gate(
         place.give_up();
     }
     match outcome {
-        Ok(Answer::NothingAgainstIt) => {
+        Ok(Answer::NothingAgainstIt(databases)) => {
+            if args.common.json {
+                verb::print_json(&serde_json::json!({
+                    "schema": "seqshadow.cutover/1",
+                    "at": crate::ops::now(),
+                    "dry_run": true,
+                    "databases": databases,
+                }))?;
+                return Ok(ExitCode::Success);
+            }
             verb::print("nothing stands against the cutover now; nothing was changed\n")?;
             Ok(ExitCode::Success)
         }
@@ -301,13 +323,28 @@ fn yes(certificate: &Certificate, written: &str) -> String {
         for note in &one.notes {
             out += &hang(&format!("  note: {note}"), 4);
         }
-        let aside = one.sequences.iter().filter(|proof| !proof.set_aside.is_empty());
+        if certificate.exact {
+            out += &exactness(&one.sequences);
+        }
+        let aside = one.sequences.iter().map(|one| &one.proof).filter(|proof| !proof.set_aside.is_empty());
         for proof in aside {
             let ids = proof.set_aside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             out += &hang(&format!("  set aside, not part of the proof: {} {ids}", proof.sequence), 4);
         }
     }
     out + &format!("certificate: {written}\n") + "Next: let the application use the subscriber.\n"
+}
+
+/// How many have the publisher's own state, and which have not.
+fn exactness(sequences: &[CertifiedSequence]) -> String {
+    let (exact, others): (Vec<_>, Vec<_>) = sequences.iter().partition(|one| one.exact == Some(true));
+    let summary =
+        format!("  exact: {} of {} as on the publisher", exact.len(), count(sequences.len(), "sequence"));
+    let others = others.iter().map(|one| {
+        let reason = one.exact_reason.as_deref().unwrap_or_default();
+        hang(&format!("  NOT exact: {}: {reason}", one.proof.sequence), 4)
+    });
+    hang(&summary, 4) + &others.collect::<String>()
 }
 
 fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
@@ -318,6 +355,7 @@ fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
     } else {
         "Nothing was changed."
     };
+    let told = (shut.sequences_moved, shut.writes_still_stopped);
     match shut.stop {
         Stop::Blocked(blocker) => {
             if args.common.json {
@@ -338,12 +376,27 @@ fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
             Ok(if blocker.code == "another-cutover" { ExitCode::Refused } else { ExitCode::NotReady })
         }
         Stop::Failed(error) => {
-            eprintln!("seqshadow: no certificate. {changed}");
-            Err(error)
+            eprintln!("seqshadow: no certificate. {changed}\nseqshadow: {error}");
+            Ok(failed(args, &error, error.exit_code(), &told))
         }
         Stop::Interrupted(signal) => {
-            eprintln!("seqshadow: interrupted by {signal}, no certificate. {changed}");
-            Ok(ExitCode::NotReady)
+            let what = format!("interrupted by {signal}, no certificate");
+            eprintln!("seqshadow: {what}. {changed}");
+            Ok(failed(args, &what, ExitCode::NotReady, &told))
         }
     }
+}
+
+/// For programs also what was changed by then.
+fn failed(
+    args: &CutoverArgs,
+    error: &dyn std::fmt::Display,
+    code: ExitCode,
+    (moved, stopped): &(bool, bool),
+) -> ExitCode {
+    if args.common.json {
+        let failure = Failure::new(error, code);
+        Failure { sequences_moved: Some(*moved), writes_still_stopped: Some(*stopped), ..failure }.print();
+    }
+    code
 }

@@ -124,7 +124,7 @@ impl Plan {
 }
 
 /// On one line: what comes after `--` must not become a statement, whatever somebody has named a sequence.
-fn flat(text: &str) -> String {
+pub(crate) fn flat(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
 

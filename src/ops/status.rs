@@ -33,7 +33,7 @@ pub struct Status {
     pub well: bool,
     /// The sidecar that was asked; without one both servers were looked at.
     pub sidecar: Option<Sidecar>,
-    /// Why a console that seemed to be there was not used.
+    /// Why no console was used though a sidecar seems to run.
     pub note: Option<String>,
     pub stream: Stream,
     /// `None` where no slot was named and no sidecar runs.
@@ -81,15 +81,19 @@ pub struct SlotLine {
     pub ceiling_bytes: Option<i64>,
     /// How often it was lost and made anew while the sidecar ran.
     pub lost: Option<i64>,
+    /// A sidecar streams from it.
+    #[serde(skip)]
+    pub held_by_sidecar: bool,
 }
 
-/// How many sequences there are, before `--only` leaves some out.
+/// How many sequences there are, before `--only` leaves some out. Each is counted once, but for `set_aside`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub covered: usize,
     pub blind: usize,
     pub held: usize,
     pub excluded: usize,
+    /// Whatever else they are.
     pub behind: usize,
     pub set_aside: usize,
 }
@@ -177,9 +181,11 @@ pub async fn look(
     choice: &Choice,
 ) -> Result<Status, OpsError> {
     let mut note = None;
+    let places =
+        if settings.console { place::candidates(settings, &Surroundings::of_process()) } else { Vec::new() };
     if settings.console {
-        for directory in place::candidates(settings, &Surroundings::of_process()) {
-            match console::ask(&directory, settings.slot.as_ref()).await {
+        for directory in &places {
+            match console::ask(directory, settings.slot.as_ref()).await {
                 Ok(Some(found)) => return Ok(Status::of(found, None, choice)),
                 Ok(None) => {}
                 Err(why) => note = note.or(Some(format!("the console in {}: {why}", directory.display()))),
@@ -187,7 +193,28 @@ pub async fn look(
         }
     }
     let found = servers::look(settings, environment).await?;
+    if settings.console && found.streams() {
+        note = note.or_else(|| Some(elsewhere(&places)));
+    }
     Ok(Status::of(found, note, choice))
+}
+
+/// A sidecar streams, and nobody answers where its console would be.
+fn elsewhere(places: &[PathBuf]) -> String {
+    let mut names: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    names.dedup();
+    format!(
+        "a sidecar streams, but no console answers in {}; --console-dir names its directory (it may run on another \
+         machine, as another user, or with --no-console)",
+        names.join(", ")
+    )
+}
+
+impl Found {
+    /// Whether the publisher knows a sidecar that streams.
+    fn streams(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.held_by_sidecar)
+    }
 }
 
 impl Status {
@@ -201,7 +228,8 @@ impl Status {
         let is_lost =
             found.slot.as_ref().is_some_and(|slot| matches!(slot.state.as_str(), "lost" | "missing"));
         let protects = found.sidecar.as_ref().is_none_or(|sidecar| sidecar.protecting);
-        let well = counts.behind == 0 && counts.held == 0 && !is_lost && protects;
+        let is_held = lines.iter().any(|line| line.state == "held");
+        let well = counts.behind == 0 && !is_held && !is_lost && protects;
         lines.retain(|line| choice.only.is_empty() || choice.only.iter().any(|only| only.takes(line)));
         choice.sort.apply(&mut lines);
         Status {
@@ -220,7 +248,7 @@ impl Status {
 
 impl Counts {
     fn of(lines: &[SequenceLine]) -> Self {
-        let with = |state: &str| lines.iter().filter(|line| line.state == state).count();
+        let with = |state: &str| lines.iter().filter(|line| line.state == state && !line.behind).count();
         Counts {
             covered: with("covered"),
             blind: with("blind"),
@@ -234,7 +262,7 @@ impl Counts {
     /// All of them.
     #[must_use]
     pub fn all(&self) -> usize {
-        self.covered + self.blind + self.held + self.excluded
+        self.covered + self.blind + self.held + self.excluded + self.behind
     }
 }
 

@@ -3,17 +3,20 @@
 //! In: both servers. Out: a [`Survey`], in which each sequence is judged as the daemon would judge it, without a stream:
 //! by the publisher's sequences and by the tables of both sides. It writes nothing.
 
+mod stamp;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::ask::Side;
 use crate::catalog::{self, Catalog, Consumer, Readable, Sequence};
 use crate::config::{Outliers, Settings};
 use crate::keeper::{Beyond, Hold, Managed};
 use crate::pgoutput::IdFormat;
 use crate::plan::{State, outlier};
-use crate::publisher::look::{LOOK_TIMEOUT, Look, PublisherValue};
+use crate::publisher::look::{Compared, InTable, LOOK_TIMEOUT, Look, PublisherValue};
 use crate::readings::{Reader, Reading, Trouble};
 use crate::sides::{Sides, SidesError};
 use crate::sql;
@@ -37,6 +40,7 @@ pub(crate) struct Surveyor<'a> {
     look: Look,
     advancer: Advancer,
     role: String,
+    known: Option<Known>,
 }
 
 /// What one look found.
@@ -73,7 +77,7 @@ impl<'a> Surveyor<'a> {
         let advancer = on_subscriber(Advancer::prepare(client)).await?;
         let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
         let role = role.try_get(0).map_err(SidesError::on_subscriber)?;
-        Ok(Surveyor { sides, settings, look, advancer, role })
+        Ok(Surveyor { sides, settings, look, advancer, role, known: None })
     }
 
     /// What moves sequences, on the same connection to the subscriber.
@@ -101,15 +105,55 @@ impl<'a> Surveyor<'a> {
     /// # Errors
     /// Where a connection is lost; what concerns one sequence or table only is in its [`Surveyed`].
     pub(crate) async fn survey(&mut self, depth: Depth) -> Result<Survey, SidesError> {
-        let client = &self.sides.subscriber.client;
-        let catalog = on_subscriber(catalog::load(client)).await?;
+        let known = self.learn(Default::default()).await?;
+        self.look_by(&known, depth).await
+    }
+
+    /// As [`Self::survey`], for whoever comes back: where no definition has changed on either side since the last call of
+    /// this, they are not read again.
+    ///
+    /// # Errors
+    /// As [`Self::survey`].
+    pub(crate) async fn survey_again(&mut self, depth: Depth) -> Result<Survey, SidesError> {
+        let stamps = self.stamps().await?;
+        let known = match self.known.take().filter(|known| known.stamps == stamps) {
+            Some(known) => known,
+            None => self.learn(stamps).await?,
+        };
+        let survey = self.look_by(&known, depth).await;
+        // What could not be read because of a lock is tried again the next time.
+        self.known = Some(known).filter(|known| known.is_whole && !self.look.incomplete);
+        survey
+    }
+
+    /// Of both sides, see [`stamp`].
+    async fn stamps(&self) -> Result<[String; 2], SidesError> {
+        let subscriber = &self.sides.subscriber;
+        let (there, here) = futures_util::future::join(
+            stamp::of(Side::Publisher, &self.look.client, self.look.version),
+            stamp::of(Side::Subscriber, &subscriber.client, subscriber.version),
+        )
+        .await;
+        Ok([there?, here?])
+    }
+
+    /// Reads the definitions of both sides, which are no older than `stamps`.
+    async fn learn(&mut self, stamps: [String; 2]) -> Result<Known, SidesError> {
+        let catalog = on_subscriber(catalog::load(&self.sides.subscriber.client)).await?;
         let renames = self.settings.renames_by_publisher();
         let compared = self.look.compare(&catalog, &self.sides.publications, &renames).await;
-        let mut compared = compared.map_err(SidesError::on_publisher)?;
+        let compared = compared.map_err(SidesError::on_publisher)?;
+        let mut consumers = catalog.sequences.iter().flat_map(|sequence| &sequence.consumers);
+        let is_whole = !consumers.any(|consumer| consumer.readable == Readable::NotNow);
+        Ok(Known { stamps, catalog, compared, is_whole })
+    }
+
+    /// Looks at values and tables.
+    async fn look_by(&self, known: &Known, depth: Depth) -> Result<Survey, SidesError> {
         let tag = on_publisher(self.look.current_lsn()).await?;
-        let mut managed = manage(self.settings, &catalog);
+        let mut managed = manage(self.settings, &known.catalog);
         for one in &mut managed {
-            one.coverage = compared.coverage.remove(&one.oid());
+            one.coverage = known.compared.coverage.get(&one.oid()).cloned();
         }
         let names: Vec<Sequence> =
             managed.iter().filter(|m| m.excluded.is_none()).map(|m| m.sequence.clone()).collect();
@@ -120,9 +164,20 @@ impl<'a> Surveyor<'a> {
         }
 
         self.hear(&mut managed, &by_oid, tag, &followed).await?;
-        let on_publisher_unread = self.publisher_tables(&mut managed, &by_oid, &followed).await?;
         let client = &self.sides.subscriber.client;
-        let mut gaps = own_tables(client, self.settings, &self.role, &mut managed, depth).await?;
+        let (there, here) = futures_util::future::join(
+            self.publisher_tables(&managed, &followed),
+            own_tables(client, self.settings, &self.role, &managed, depth),
+        )
+        .await;
+        let (there, here) = (there?, here?);
+        let on_publisher_unread = there.unread;
+        for (oid, within, beyond) in there.found {
+            if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
+                take(one, within, beyond, self.settings.outliers, Managed::seen_in_table);
+            }
+        }
+        let mut gaps = here.take(&mut managed, self.settings.outliers);
         // Before an id is set aside the publisher is asked again.
         let asked: Vec<&Sequence> = followed
             .iter()
@@ -150,7 +205,7 @@ impl<'a> Surveyor<'a> {
             tag,
             role: self.role.clone(),
             sequences,
-            missing_publications: compared.publications.missing,
+            missing_publications: known.compared.publications.missing.clone(),
             publisher_known: true,
         })
     }
@@ -169,15 +224,22 @@ impl<'a> Surveyor<'a> {
             .collect();
         let sequences: Vec<Sequence> = managed.iter().map(|one| one.sequence.clone()).collect();
         let asked: Vec<&Sequence> = sequences.iter().collect();
-        let values: HashMap<Oid, PublisherValue> =
-            on_publisher(self.look.values(&asked)).await?.into_iter().collect();
+        let (values, states) = futures_util::future::join(
+            on_publisher(self.look.values(&asked)),
+            on_subscriber(self.advancer.reader().read(&self.sides.subscriber.client, &asked)),
+        )
+        .await;
+        let values: HashMap<Oid, PublisherValue> = values?.into_iter().collect();
         for one in &mut managed {
             if let Some(value) = values.get(&one.oid()) {
                 one.heard_from_publisher(tag, value.clone());
             }
         }
         survey.tag = tag;
-        read_states(&self.sides.subscriber.client, self.advancer.reader(), managed).await
+        for (one, reading) in managed.into_iter().zip(states?) {
+            stands(one, reading);
+        }
+        Ok(())
     }
 
     /// Takes in where the publisher's sequences stand.
@@ -197,22 +259,53 @@ impl<'a> Surveyor<'a> {
         Ok(())
     }
 
-    /// Takes in what lies in the publisher's tables. Returns the sequences of which not every table could be read.
+    /// Looks for what lies in the publisher's tables.
     async fn publisher_tables(
         &self,
-        managed: &mut [Managed],
-        by_oid: &HashMap<Oid, usize>,
+        managed: &[Managed],
         followed: &[&Sequence],
-    ) -> Result<HashSet<Oid>, SidesError> {
+    ) -> Result<PublisherTables, SidesError> {
         let limits: HashMap<Oid, i64> =
             managed.iter().map(|one| (one.oid(), limit(self.settings, one))).collect();
         let (found, unread) = on_publisher(self.look.tables(followed, &limits)).await?;
-        for (oid, within, beyond) in found {
-            if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
-                take(one, within, beyond, self.settings.outliers, Managed::seen_in_table);
+        Ok(PublisherTables { found, unread })
+    }
+}
+
+/// The definitions of both sides, as they were when [`stamp`] said so.
+struct Known {
+    /// The publisher's and the subscriber's.
+    stamps: [String; 2],
+    catalog: Catalog,
+    compared: Compared,
+    /// Nothing was left out because of a lock.
+    is_whole: bool,
+}
+
+/// What lies in the publisher's tables.
+struct PublisherTables {
+    found: Vec<InTable>,
+    /// Sequences of which not every table could be read.
+    unread: HashSet<Oid>,
+}
+
+/// What lies in the subscriber's tables.
+struct OwnTables {
+    /// Position of the sequence, and its furthest ids within the limit and past it.
+    found: Vec<(usize, Option<i64>, Option<i64>)>,
+    /// What could not be looked at, by sequence.
+    gaps: HashMap<Oid, Vec<String>>,
+}
+
+impl OwnTables {
+    /// Takes in what was found; gives what could not be looked at.
+    fn take(self, managed: &mut [Managed], outliers: Outliers) -> HashMap<Oid, Vec<String>> {
+        for (index, within, beyond) in self.found {
+            if let Some(one) = managed.get_mut(index) {
+                take(one, within, beyond, outliers, Managed::seen_in_own_table);
             }
         }
-        Ok(unread)
+        self.gaps
     }
 }
 
@@ -223,14 +316,14 @@ fn manage(settings: &Settings, catalog: &Catalog) -> Vec<Managed> {
         .collect()
 }
 
-/// Takes in what lies in the subscriber's tables. Returns what could not be looked at, by sequence.
+/// Looks for what lies in the subscriber's tables.
 async fn own_tables(
     client: &Client,
     settings: &Settings,
     role: &str,
-    managed: &mut [Managed],
+    managed: &[Managed],
     depth: Depth,
-) -> Result<HashMap<Oid, Vec<String>>, SidesError> {
+) -> Result<OwnTables, SidesError> {
     let mut gaps: HashMap<Oid, Vec<String>> = HashMap::new();
     let mut found = Vec::new();
     {
@@ -301,12 +394,7 @@ async fn own_tables(
             *key = columns.get(*key).map_or(usize::MAX, |(index, _)| *index);
         }
     }
-    for (index, within, beyond) in found {
-        if let Some(one) = managed.get_mut(index) {
-            take(one, within, beyond, settings.outliers, Managed::seen_in_own_table);
-        }
-    }
-    Ok(gaps)
+    Ok(OwnTables { found, gaps })
 }
 
 fn limit(settings: &Settings, one: &Managed) -> i64 {
@@ -330,19 +418,24 @@ async fn read_states(
     let sequences: Vec<&Sequence> = followed.iter().map(|one| &one.sequence).collect();
     let readings = on_subscriber(reader.read(client, &sequences)).await?;
     for (one, reading) in followed.into_iter().zip(readings) {
-        one.hold = None;
-        match reading {
-            Reading::State(state) => one.state = Some(state),
-            Reading::Uncalled => {
-                one.state = Some(State { last_value: one.sequence.definition.start, is_called: false });
-            }
-            Reading::Denied => one.hold = Some(Hold::Denied),
-            Reading::Locked => one.hold = Some(Hold::Locked),
-            Reading::Failed(why) => one.hold = Some(Hold::Failed(why)),
-            Reading::Gone => one.hold = Some(Hold::Failed("it was dropped meanwhile".to_owned())),
-        }
+        stands(one, reading);
     }
     Ok(())
+}
+
+/// Takes in where a sequence of the subscriber stands.
+fn stands(one: &mut Managed, reading: Reading) {
+    one.hold = None;
+    match reading {
+        Reading::State(state) => one.state = Some(state),
+        Reading::Uncalled => {
+            one.state = Some(State { last_value: one.sequence.definition.start, is_called: false });
+        }
+        Reading::Denied => one.hold = Some(Hold::Denied),
+        Reading::Locked => one.hold = Some(Hold::Locked),
+        Reading::Failed(why) => one.hold = Some(Hold::Failed(why)),
+        Reading::Gone => one.hold = Some(Hold::Failed("it was dropped meanwhile".to_owned())),
+    }
 }
 
 /// Looks at the subscriber alone, for a publisher that is gone: what its own tables hold, and where its sequences stand.
@@ -360,7 +453,8 @@ pub(crate) async fn subscriber_alone(
     let mut managed = manage(settings, &catalog);
     let reader = on_subscriber(Reader::prepare(client)).await?;
     read_states(client, &reader, &mut managed).await?;
-    let mut gaps = own_tables(client, settings, &role, &mut managed, depth).await?;
+    let own = own_tables(client, settings, &role, &managed, depth).await?;
+    let mut gaps = own.take(&mut managed, settings.outliers);
     for one in &mut managed {
         // There is nobody to ask about an id far out.
         one.judge_outlier(settings.outliers);

@@ -6,7 +6,7 @@ use proto_tests::sequence::next_value;
 use proto_tests::shadow::{Finished, ShadowCommand};
 use proto_tests::sql::{PATIENCE, Probe, connect, wait_for, wait_until};
 use proto_tests::stage::Stage;
-use proto_tests::{sidecar, verb};
+use proto_tests::{limited, sidecar, verb};
 use tokio_postgres::Client;
 
 /// Tables of every replica identity that can be published, and a partitioned one.
@@ -321,12 +321,9 @@ async fn the_printed_sql_run_by_psql_does_what_apply_does() {
         assert_eq!(printed.code(), 0, "{}", printed.all());
         let script = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(script.path(), &printed.stdout).unwrap();
-        let output = std::process::Command::new("psql")
-            .args(["-X", "-f"])
-            .arg(script.path())
-            .arg(by_hand.pair.publisher_conninfo())
-            .output()
-            .unwrap();
+        let mut psql = std::process::Command::new("psql");
+        psql.args(["-X", "-f"]).arg(script.path()).arg(by_hand.pair.publisher_conninfo());
+        let output = limited::output(&mut psql).unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}\n{}", printed.stdout);
         by_hand.on_subscriber(WRITES).await;

@@ -1,6 +1,7 @@
 //! `status`: the same question answered by the sidecar and, without one, by both servers.
 
 use anyhow::Result;
+use proto_tests::limited;
 use proto_tests::shadow::{Finished, Shadow, Signal};
 use proto_tests::sidecar::{self, SLOT};
 use proto_tests::sql::{PATIENCE, Probe, wait_until};
@@ -279,7 +280,7 @@ async fn a_watch_on_a_pipe_prints_blocks_and_ends_quietly() -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     drop(piped.stdout.take());
-    let ended = tokio::task::spawn_blocking(move || piped.wait_with_output()).await??;
+    let ended = tokio::task::spawn_blocking(move || limited::wait(piped)).await??;
     assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(0), ""));
     Ok(())
 }
@@ -311,7 +312,7 @@ async fn a_watch_on_a_terminal_gives_it_back() -> Result<()> {
         })
         .await?;
         terminal.stdin.as_mut().unwrap().write_all(key.as_bytes())?;
-        let ended = tokio::task::spawn_blocking(move || terminal.wait()).await??;
+        let ended = tokio::task::spawn_blocking(move || limited::wait(terminal)).await??.status;
         let seen = seen();
         assert!(ended.success(), "{seen}");
         let (during, after) = seen.split_once("\x1b[?1049l").expect("it left its screen");
@@ -319,6 +320,82 @@ async fn a_watch_on_a_terminal_gives_it_back() -> Result<()> {
         assert!(after.contains("ended 0"), "{seen}");
         assert!(after.contains(" echo ") && after.contains(" icanon "), "the keyboard is as it was: {after}");
     }
+    Ok(())
+}
+
+/// Ctrl-Z gives the terminal back to the shell, and fg paints anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_can_be_halted_and_go_on() -> Result<()> {
+    let stage = Stage::replicating(16, 14, "CREATE TABLE orders (id bigserial PRIMARY KEY)").await?;
+    let log = tempfile::NamedTempFile::new()?;
+    let mut terminal = Command::new("script")
+        .args(["-qfec", "stty cols 80 rows 24; exec bash --norc --noediting -i"])
+        .arg(log.path())
+        .env("TERM", "xterm")
+        .env("SHELL", "/bin/sh")
+        .env("PS1", "ready> ")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let mut keyboard = terminal.stdin.take().unwrap();
+    let mut type_in = |text: &str| keyboard.write_all(text.as_bytes());
+    let seen = || String::from_utf8_lossy(&std::fs::read(log.path()).unwrap()).into_owned();
+    let after = |mark: &str, times: usize, what: &str| {
+        let all = seen();
+        let rest: Vec<&str> = all.splitn(times + 1, mark).collect();
+        rest.len() > times && rest[times].contains(what)
+    };
+    let wait = async |what: &str, is_there: &dyn Fn() -> bool| {
+        wait_until(what, PATIENCE, async || Ok(Probe::when(is_there(), seen))).await
+    };
+    type_in(&format!(
+        "{} status --no-console --watch=100ms --publisher='{}' --subscriber='{}'; echo \"ended $?\"\n",
+        binary().display(),
+        stage.pair.shadow_publisher_conninfo(),
+        stage.pair.shadow_subscriber_conninfo()
+    ))?;
+    wait("a picture", &|| after("\x1b[?1049h", 1, "looked at both servers")).await?;
+    type_in("\x1a")?;
+    wait("the shell", &|| after("\x1b[?1049l", 1, "Stopped")).await?;
+    type_in("echo halted; fg\n")?;
+    wait("a new picture", &|| after("\x1b[?1049h", 2, "looked at both servers")).await?;
+    type_in("q")?;
+    wait("its end", &|| after("\x1b[?1049l", 2, "ready> ")).await?;
+    type_in("stty -a; exit\n")?;
+    drop(keyboard);
+    tokio::task::spawn_blocking(move || limited::wait(terminal)).await??;
+    let seen = seen();
+    let halted = seen.split("\x1b[?1049l").nth(1).unwrap().split("\x1b[?1049h").next().unwrap();
+    assert!(!halted.contains("looked at both"), "nothing is painted while it is halted: {seen}");
+    let last = seen.rsplit("\x1b[?1049l").next().unwrap();
+    assert!(last.contains(" echo ") && last.contains(" icanon "), "{seen}");
+    Ok(())
+}
+
+/// A sidecar whose console is not where it is looked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_with_its_console_elsewhere_is_not_said_to_be_away() -> Result<()> {
+    let stage =
+        Stage::replicating(12, 17, "CREATE TABLE orders (id bigserial PRIMARY KEY, note text)").await?;
+    let (place, nowhere) = (Place::new(), Place::new());
+    let shadow = place.start(&stage, &[]);
+    let status = nowhere.status(&stage, &[]);
+    assert!(status.stdout.contains("streams, but was not asked"), "{}", status.all());
+    assert!(
+        status.stdout.contains("--console-dir") && !status.stdout.contains("not running"),
+        "{}",
+        status.all()
+    );
+    assert!(status.stdout.contains("public.orders.id"), "{}", status.all());
+    assert!(status.stdout.lines().all(|line| line.chars().count() <= 80 || line.contains("/tmp")));
+    let json = nowhere.status(&stage, &["--json"]).json()?;
+    assert!(json["note"].as_str().unwrap().contains("a sidecar streams"), "{json}");
+    drop(shadow);
+    // Behind, and so not covered.
+    stage.on_publisher("INSERT INTO orders (note) SELECT 'x' FROM generate_series(1, 50000)").await;
+    let behind = nowhere.status(&stage, &[]);
+    assert!(behind.stdout.contains("1 sequence: 1 BEHIND\n"), "{}", behind.all());
+    assert!(behind.stdout.contains("not running: looked at both servers"), "{}", behind.all());
     Ok(())
 }
 

@@ -34,6 +34,30 @@ impl Screen {
         Some(screen)
     }
 
+    /// Gives the terminal back for a while.
+    pub(super) fn leave(&self) {
+        let _ = write(LEAVE);
+        if let Some(keyboard) = &self.keyboard {
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, keyboard);
+        }
+    }
+
+    /// Takes it again, unless we are in the background now.
+    pub(super) fn enter_again(&self) {
+        if !self.is_in_front() {
+            return;
+        }
+        if let Some(keyboard) = &self.keyboard {
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &key_by_key(keyboard));
+        }
+        let _ = write(ENTER);
+    }
+
+    /// Whether the terminal is ours to paint on.
+    fn is_in_front(&self) -> bool {
+        self.keyboard.is_none() || is_in_front()
+    }
+
     /// Keys as they are pressed. None come where the keyboard is not ours.
     pub(super) fn keys(&self) -> mpsc::Receiver<u8> {
         let (send, keys) = mpsc::channel(8);
@@ -57,6 +81,9 @@ impl Screen {
 
     /// Paints as much as there is room for.
     pub(super) fn paint(&mut self, text: &str) -> io::Result<()> {
+        if !self.is_in_front() {
+            return Ok(());
+        }
         let (_, rows) = size();
         let lines: Vec<&str> = text.lines().collect();
         let fit = if lines.len() > rows { rows - 1 } else { lines.len() };
@@ -78,11 +105,12 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = write(LEAVE);
-        if let Some(keyboard) = &self.keyboard {
-            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, keyboard);
-        }
+        self.leave();
     }
+}
+
+fn is_in_front() -> bool {
+    termios::tcgetpgrp(io::stdin()).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
 fn size() -> (usize, usize) {
@@ -96,12 +124,15 @@ fn size() -> (usize, usize) {
 /// for that, so it leaves the keyboard alone.
 fn read_key_by_key() -> Option<Termios> {
     let stdin = io::stdin();
-    let in_front = termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp());
-    let before = termios::tcgetattr(&stdin).ok().filter(|_| in_front)?;
+    let before = termios::tcgetattr(&stdin).ok().filter(|_| is_in_front())?;
+    termios::tcsetattr(&stdin, OptionalActions::Now, &key_by_key(&before)).ok()?;
+    Some(before)
+}
+
+fn key_by_key(before: &Termios) -> Termios {
     let mut raw = before.clone();
     raw.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON);
-    termios::tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
-    Some(before)
+    raw
 }
 
 /// One write for the whole, so that a terminal has nothing to show in between.

@@ -9,6 +9,13 @@ use crate::ops::status::{NONE, SequenceLine, SlotLine, Status, Stream};
 /// A sequence's name is cut to no less than this.
 const NAME_MIN: usize = 20;
 const GAP: usize = 2;
+/// Of the lines that go on below a sequence.
+const INDENT: usize = 4;
+
+/// The columns that take their values from it: in a line of their own where there is no room for a column.
+const CONSUMER: &str = "consumer";
+/// What is said where there are none.
+const NO_COLUMN: &str = "no column";
 
 /// A column: its heading, whether it holds numbers, and what it shows of a sequence.
 struct Column {
@@ -30,7 +37,7 @@ const COLUMNS: &[Column] = &[
     Column { heading: "lasts", right: true, cell: lasts, worth: 7 },
     Column { heading: "advanced", right: true, cell: advanced, worth: 5 },
     Column {
-        heading: "consumer",
+        heading: CONSUMER,
         right: false,
         cell: |s, _| s.consumers.clone().unwrap_or_else(dash),
         worth: 2,
@@ -56,6 +63,9 @@ fn head(status: &Status, width: usize) -> String {
             let pid = sidecar.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
             let starting = if sidecar.protecting { "" } else { ", not protecting yet: it is still starting" };
             say("sidecar", &format!("running{pid}, version {}{starting}", sidecar.version));
+        }
+        None if status.slot.as_ref().is_some_and(|slot| slot.held_by_sidecar) => {
+            say("sidecar", "streams, but was not asked: looked at both servers");
         }
         None => say("sidecar", "not running: looked at both servers"),
     }
@@ -138,18 +148,26 @@ fn table(lines: &[SequenceLine], now: Timestamp, width: usize) -> String {
         }
         out.trim_end().to_owned() + "\n"
     };
+    let consumers = COLUMNS.iter().position(|column| column.heading == CONSUMER);
+    let has_room = consumers.is_some_and(|index| shown.contains(&index));
     let mut out = line("sequence", &|i| COLUMNS.get(i).map_or_else(String::new, |c| c.heading.to_owned()));
     out += &("─".repeat((name_width + taken).min(width)) + "\n");
     for (sequence, row) in lines.iter().zip(&rows) {
         out += &line(&sequence.sequence, &|i| row.get(i).cloned().unwrap_or_default());
+        if let Some(consumers) = sequence.consumers.as_ref().filter(|text| !has_room && *text != NO_COLUMN) {
+            let names: Vec<String> =
+                consumers.split_whitespace().map(|name| cut(name, width.saturating_sub(INDENT))).collect();
+            out += &wrap(&format!("  of {}", names.join(" ")), INDENT, width);
+        }
         for remark in remarks(sequence) {
-            out += &wrap(&format!("  {remark}"), 4, width);
+            out += &wrap(&format!("  {remark}"), INDENT, width);
         }
     }
     let left_out: Vec<&str> = COLUMNS
         .iter()
         .enumerate()
-        .filter(|(index, _)| !shown.contains(index) && widths.get(*index).is_some_and(|width| *width > 0))
+        .filter(|(index, _)| !shown.contains(index) && Some(*index) != consumers)
+        .filter(|(index, _)| widths.get(*index).is_some_and(|width| *width > 0))
         .map(|(_, column)| column.heading)
         .collect();
     if !left_out.is_empty() {
@@ -319,6 +337,7 @@ mod tests {
                 ceiling_bytes: Some(1 << 30),
                 lost: Some(2),
                 reason: None,
+                held_by_sidecar: true,
             }),
             counts: Counts { covered: sequences.len(), ..Counts::default() },
             sequences,
@@ -345,7 +364,18 @@ sequence                     state         mark  subscriber  lead  lasts
         assert!(text.starts_with(expected.lines().take(7).collect::<Vec<_>>().join("\n").as_str()), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("\n  it is locked") && text.contains("set aside: 9,000,000,000"), "{text}");
-        assert!(text.contains("(no room for: "), "{text}");
+        assert!(text.contains("\n  of public.orders_id_seq.id\n"), "{text}");
+        assert!(text.contains("(no room for: ") && !text.contains("consumer"), "{text}");
+    }
+
+    #[test]
+    fn a_sidecar_that_was_not_asked_is_not_said_to_be_away() {
+        let mut status = status(vec![line("public.orders_id_seq", 1)]);
+        status.sidecar = None;
+        status.note = Some("a sidecar streams, but no console answers in /run/x".to_owned());
+        let text = of(&status, 80);
+        assert!(text.starts_with("sidecar   streams, but was not asked: looked at both servers\n"), "{text}");
+        assert!(text.contains("no console answers in /run/x") && !text.contains("not running"), "{text}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::screen::Screen;
 use super::{code, text};
 use crate::cli::show;
+use crate::cli::verb::Failure;
 use crate::config::Settings;
 use crate::conninfo::Environment;
 use crate::exit::ExitCode;
@@ -36,6 +37,7 @@ pub(super) async fn run(
     };
     let mut last = Ok(first);
     let mut screen = if json { None } else { Screen::take() };
+    let mut job = screen.as_ref().map(|_| Job::listen()).transpose().map_err(signals_failed)?;
     let mut keys = screen.as_ref().map(Screen::keys);
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,6 +71,7 @@ pub(super) async fn run(
             () = ends.wait() => return Ok(exit(&last)),
             () = quit => return Ok(exit(&last)),
             _ = resized.recv(), if screen.is_some() => {}
+            () = halted(&mut job, screen.as_ref()) => {}
             looked = again => last = looked,
         }
     }
@@ -92,6 +95,9 @@ fn print(last: &Looked, json: bool) -> io::Result<()> {
     let text = match last {
         Err(error) => {
             eprintln!("seqshadow: {error}");
+            if json {
+                Failure::new(error, error.exit_code()).print();
+            }
             return Ok(());
         }
         Ok(status) if json => serde_json::to_string(status)? + "\n",
@@ -100,6 +106,39 @@ fn print(last: &Looked, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// Ctrl-Z and `fg` of a shell.
+struct Job {
+    stop: Signal,
+    go_on: Signal,
+}
+
+impl Job {
+    /// Only where there is a terminal to give back; elsewhere these signals do what they always do.
+    fn listen() -> io::Result<Self> {
+        let on = |signal: rustix::process::Signal| SignalKind::from_raw(signal.as_raw());
+        Ok(Job {
+            stop: signal(on(rustix::process::Signal::TSTP))?,
+            go_on: signal(on(rustix::process::Signal::CONT))?,
+        })
+    }
+}
+
+/// Gives the terminal back, halts, and ends when we go on: as Ctrl-Z would have it, had we not caught it. Also ends when
+/// somebody else had halted us.
+async fn halted(job: &mut Option<Job>, screen: Option<&Screen>) {
+    let (Some(job), Some(screen)) = (job, screen) else { return std::future::pending().await };
+    tokio::select! {
+        _ = job.stop.recv() => {
+            screen.leave();
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+            // Nothing is painted before that.
+            job.go_on.recv().await;
+        }
+        _ = job.go_on.recv() => {}
+    }
+    screen.enter_again();
 }
 
 /// The signals that end a watch.

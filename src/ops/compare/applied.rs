@@ -37,8 +37,10 @@ impl Applied {
             None => sides.subscriptions.iter().filter(shares).collect(),
         };
         let names: Vec<String> = subscriptions.iter().filter_map(|s| s.slot.clone()).collect();
+        // A standby may have copies of its primary's slots, which say nothing of how far anybody has come.
         let sql = "SELECT slot_name::text FROM pg_replication_slots
-                    WHERE slot_name = ANY($1) AND database = current_database()";
+                    WHERE slot_name = ANY($1) AND database = current_database()
+                      AND (active OR NOT pg_is_in_recovery())";
         let mut slots = Vec::new();
         for row in Side::Publisher.rows(publisher, sql, &[&names]).await? {
             slots.push(Side::Publisher.get(&row, 0)?);

@@ -53,11 +53,22 @@ pub struct Certified {
     pub writes_stopped_by_us: bool,
     /// Client sessions still connected to the publisher's database: any of them could begin to write again.
     pub sessions_left: usize,
-    pub sequences: Vec<Proof>,
+    pub sequences: Vec<CertifiedSequence>,
     /// Sequences left out, by the operator or because they are temporary or unlogged.
     pub excluded: Vec<String>,
     /// What a person should know.
     pub notes: Vec<String>,
+}
+
+/// One sequence.
+#[derive(Clone, Debug, Serialize)]
+pub struct CertifiedSequence {
+    #[serde(flatten)]
+    pub proof: Proof,
+    /// With `--exact`: whether it has the publisher's own state.
+    pub exact: Option<bool>,
+    /// How that was proven, or why it has not.
+    pub exact_reason: Option<String>,
 }
 
 impl Certificate {

@@ -1,12 +1,13 @@
-//! The gate of one database: what it has open, and each step of [`super`].
+//! The gate of one database: what it has open, and each step of [`super`]. What it proves has a file of its own.
 
-use std::collections::{HashMap, HashSet};
+mod proof;
+
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Request;
 use super::Watch;
 use super::applier::{Applier, confirmed, emit};
-use super::certificate::Certified;
 use super::stop::{Blocker, Stop};
 use super::witness::Witness;
 use super::writes::{self, Undo};
@@ -15,12 +16,10 @@ use crate::keeper::Todo;
 use crate::ops::ask::Side;
 use crate::ops::plan::todo;
 use crate::ops::survey::{Depth, Survey, Surveyed, Surveyor};
-use crate::ops::verdict::Verdict;
-use crate::ops::verify::Proof;
-use crate::plan::{Lead, State};
+use crate::plan::Lead;
 use crate::publisher::slot::{self, Verdict as SlotVerdict};
 use crate::sides::{Sides, SidesError};
-use crate::sql::Connection;
+use crate::sql::{self, Connection, SqlError};
 use crate::types::{Lsn, Oid, SlotName};
 
 /// The keys of the advisory lock that keeps a second cutover out: "seqs", "cuto" in ASCII.
@@ -29,6 +28,12 @@ const CUTOVER_LOCK: (i32, i32) = (0x7365_7173, 0x6375_746F);
 /// How long a publisher that is restarting is waited for so that the writes can go on.
 const UNDO_PATIENCE: Duration = Duration::from_secs(30);
 const UNDO_PAUSE: Duration = Duration::from_millis(300);
+
+/// How long one attempt at it may take: a server that hangs is given up in time to say so.
+const UNDO_ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a server that may hang is asked whether it does.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
 /// How often to look while waiting.
 const LOOK: Duration = Duration::from_millis(20);
@@ -113,7 +118,8 @@ impl<'a> Gate<'a> {
         self.moved
     }
 
-    fn database(&self) -> &str {
+    /// The publisher's database.
+    pub(super) fn database(&self) -> &str {
         self.sides.publisher_conninfo.dbname()
     }
 
@@ -142,7 +148,7 @@ impl<'a> Gate<'a> {
     }
 
     /// What can be known before anybody is kept from writing.
-    pub(super) async fn before_the_pause(&mut self, give_up: Instant) -> Result<(), Stop> {
+    pub(super) async fn before_the_pause(&mut self, by_us: bool, give_up: Instant) -> Result<(), Stop> {
         let client = &self.publisher.client;
         let standby: bool = Side::Publisher.value(client, "SELECT pg_is_in_recovery()", &[]).await?;
         if standby {
@@ -153,59 +159,20 @@ impl<'a> Gate<'a> {
             )
             .into());
         }
+        if by_us {
+            self.nobody_exempt().await?;
+            writes::may_stop(&self.control.client, &self.own_sessions()).await??;
+        }
+        let client = &self.publisher.client;
         self.applier.check(self.sides, client).await?;
         self.nothing_prepared().await?;
-        let survey = self.surveyor.survey(self.depth).await?;
+        let survey = self.surveyor.survey_again(self.depth).await?;
         self.could_be_proven(&survey)?;
         let named = |one: &Surveyed| (one.managed.oid(), one.managed.sequence.name.to_string());
         self.known = survey.sequences.iter().map(named).collect();
         // The pause shall not be spent on an old backlog.
         let now = emit(client, "seqshadow cutover").await?;
         self.applier.wait(self.sides, client, now, give_up).await
-    }
-
-    /// Every sequence must be where it can be brought past everything.
-    fn could_be_proven(&self, survey: &Survey) -> Result<(), Blocker> {
-        if let Some(missing) = survey.missing_publications.first() {
-            return Err(Blocker::new(
-                "publication-missing",
-                format!(
-                    "publication \"{missing}\" is not on the publisher, so that nobody would see a row of it"
-                ),
-                "create it there, or name others with --publication",
-            ));
-        }
-        if survey.sequences.iter().all(|one| one.managed.excluded.is_some()) {
-            return Err(Blocker::new(
-                "no-sequence",
-                "no sequence is left to prove anything of: there is none, or all are excluded",
-                "see --schema, --exclude-schema and --exclude-sequence",
-            ));
-        }
-        for one in &survey.sequences {
-            let name = &one.managed.sequence.name;
-            if one.managed.excluded.is_some() {
-                continue;
-            }
-            if let Todo::Hold(hold) = todo(&one.managed, self.lead) {
-                return Err(Blocker::new(
-                    "sequence-held",
-                    format!(
-                        "sequence {name} cannot be moved: {}",
-                        one.managed.hold_text(&hold, &survey.role)
-                    ),
-                    "mend it, or leave it out with --exclude-sequence",
-                ));
-            }
-            let moves = matches!(todo(&one.managed, self.lead), Todo::Advance { .. } | Todo::Follow(_));
-            match one.verdict(&survey.role) {
-                Verdict::Unproven(why) if !(moves && one.managed.cycles()) => {
-                    return Err(unproven(one, &why));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     async fn nothing_prepared(&self) -> Result<(), Stop> {
@@ -233,18 +200,8 @@ impl<'a> Gate<'a> {
     /// Stops the writes, or sees that nobody writes.
     pub(super) async fn stop_writes(&mut self, by_us: bool, give_up: Instant) -> Result<(), Stop> {
         if by_us {
+            self.nobody_exempt().await?;
             let control = &self.control.client;
-            if let Some(role) = writes::exempt_roles(control).await?.into_iter().next() {
-                let role = crate::types::quote_identifier(&role);
-                return Err(Blocker::new(
-                    "role-writes-on",
-                    format!(
-                        "role {role} has default_transaction_read_only = off of its own and would write on"
-                    ),
-                    format!("ALTER ROLE {role} RESET default_transaction_read_only; (or IN DATABASE …)"),
-                )
-                .into());
-            }
             let patience = give_up.saturating_duration_since(Instant::now());
             let keep = self.own_sessions();
             writes::stop(control, &keep, patience, &mut self.undo).await??;
@@ -257,6 +214,20 @@ impl<'a> Gate<'a> {
         }
         self.nobody_writes(give_up).await?;
         self.nothing_prepared().await
+    }
+
+    /// No role may have a setting of its own that lets it write on.
+    async fn nobody_exempt(&self) -> Result<(), Stop> {
+        let exempt = writes::exempt_roles(&self.control.client).await?;
+        let Some(role) = exempt.first().map(|role| crate::types::quote_identifier(role)) else {
+            return Ok(());
+        };
+        Err(Blocker::new(
+            "role-writes-on",
+            format!("role {role} has default_transaction_read_only = off of its own and would write on"),
+            format!("ALTER ROLE {role} RESET default_transaction_read_only; (or IN DATABASE …)"),
+        )
+        .into())
     }
 
     async fn nobody_writes(&self, give_up: Instant) -> Result<(), Stop> {
@@ -327,37 +298,13 @@ impl<'a> Gate<'a> {
 
     /// Looks at everything for the last time before anything is moved.
     pub(super) async fn last_look(&mut self) -> Result<(), Stop> {
-        let survey = self.surveyor.survey(self.depth).await?;
+        // Definitions are read anew only where one has changed.
+        let survey = self.surveyor.survey_again(self.depth).await?;
         self.all_there(&survey)?;
         self.could_be_proven(&survey)?;
         self.no_row_since_the_fence().await?;
         self.survey = Some(survey);
         Ok(())
-    }
-
-    /// None of the sequences that were there before the pause may be gone.
-    fn all_there(&self, survey: &Survey) -> Result<(), Blocker> {
-        let there: HashSet<Oid> = survey.sequences.iter().map(|one| one.managed.oid()).collect();
-        let Some((_, name)) = self.known.iter().find(|(oid, _)| !there.contains(oid)) else { return Ok(()) };
-        Err(Blocker::new(
-            "sequence-gone",
-            format!("sequence {name} was dropped on the subscriber meanwhile"),
-            "see who did, and try again",
-        ))
-    }
-
-    async fn no_row_since_the_fence(&self) -> Result<(), Stop> {
-        let Some(witness) = &self.witness else { return Ok(()) };
-        let Some(row) = witness.first_row_past(self.fence, self.heartbeat).await? else { return Ok(()) };
-        Err(Blocker::new(
-            "writes-go-on",
-            format!(
-                "a row of {} was committed at {} by transaction {}, after the fence at {}",
-                row.table, row.at, row.xid, self.fence
-            ),
-            "stop that writer: a session can set default_transaction_read_only = off for itself",
-        )
-        .into())
     }
 
     /// Moves what is to be moved, and waits until it is durable.
@@ -379,97 +326,16 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Reads both sides anew, and hears the witness again.
-    pub(super) async fn prove(&mut self, give_up: Instant) -> Result<(), Stop> {
-        let Some(mut proven) = self.survey.take() else { return Ok(()) };
-        if self.undo.is_some() && !writes::are_stopped_here(&self.publisher.client).await? {
-            return Err(Blocker::new(
-                "aborted",
-                "somebody has let the writes go on meanwhile",
-                "see who ran cutover --abort or ALTER DATABASE, and try again",
-            )
-            .into());
+    /// Which of the two servers does not answer.
+    pub(super) async fn silent(&self) -> Option<&'static str> {
+        let publisher = self.lock.client.simple_query("SELECT 1");
+        if tokio::time::timeout(SIGN_OF_LIFE, publisher).await.is_err() {
+            return Some("publisher");
         }
-        self.nobody_writes(give_up).await?;
-        self.nothing_prepared().await?;
-        self.proven = emit(&self.publisher.client, "seqshadow cutover proven").await?;
-        self.no_row_since_the_fence().await?;
-        // Last, so that nothing is drawn between it and the word of the witness unseen.
-        let before: HashMap<Oid, Option<State>> =
-            proven.sequences.iter().map(|one| (one.managed.oid(), publisher_state(one))).collect();
-        // The tables are as they were seen after the fence: no row has come since, as the witness will tell.
-        self.surveyor.look_again(&mut proven).await?;
-        for one in &proven.sequences {
-            let name = one.managed.sequence.name.clone();
-            let now = publisher_state(one);
-            match before.get(&one.managed.oid()) {
-                Some(before) if *before != now => {
-                    let text = |state: &Option<State>| {
-                        state.map_or_else(|| "unknown".to_owned(), |state| state.last_value.to_string())
-                    };
-                    return Err(Blocker::new(
-                        "sequence-moved",
-                        format!(
-                            "sequence {name} of the publisher went from {} to {} after the fence",
-                            text(before),
-                            text(&now)
-                        ),
-                        "somebody still draws ids there: stop that writer and try again",
-                    )
-                    .into());
-                }
-                _ => {}
-            }
-            match one.verdict(&proven.role) {
-                Verdict::Past | Verdict::Excluded(_) => {}
-                Verdict::Behind => return Err(unproven(one, "its next value is in use").into()),
-                Verdict::Unproven(why) => return Err(unproven(one, &why).into()),
-            }
-        }
-        self.sessions_left = writes::count_others(&self.publisher.client, &self.own_sessions()).await?;
-        self.survey = Some(proven);
-        Ok(())
-    }
-
-    /// What goes into the certificate. The writes stay stopped.
-    pub(super) fn certify(&mut self) -> Certified {
-        let (mut sequences, mut excluded) = (Vec::new(), Vec::new());
-        let mut notes = std::mem::take(&mut self.notes);
-        let survey = self.survey.take();
-        for one in survey.iter().flat_map(|survey| &survey.sequences) {
-            let sequence = &one.managed.sequence;
-            if one.managed.excluded.is_some() {
-                excluded.push(sequence.name.to_string());
-                continue;
-            }
-            if sequence.definition.cache > 1 {
-                notes.push(format!(
-                    "{} has CACHE {}: sessions that are connected to the subscriber now may hold values; reconnect them",
-                    sequence.name, sequence.definition.cache
-                ));
-            }
-            sequences.push(Proof::of(one, survey.as_ref().map_or("", |survey| &survey.role)));
-        }
-        let by_us = self.undo.is_some();
-        if self.sessions_left > 0 {
-            notes.push(format!(
-                "{} sessions are still connected to the publisher and could write again: this holds up to {}",
-                self.sessions_left, self.proven
-            ));
-        }
-        Certified {
-            database: self.database().to_owned(),
-            publisher: self.surveyor.publisher_peer().to_owned(),
-            subscriber: self.sides.subscriber.peer.clone(),
-            applier: self.applier.describe(),
-            fence_lsn: self.fence.to_string(),
-            proven_up_to_lsn: self.proven.to_string(),
-            writes_stopped_by_us: by_us,
-            sessions_left: self.sessions_left,
-            sequences,
-            excluded,
-            notes,
-        }
+        // Its connection may be busy with what we have given up.
+        let conninfo = &self.sides.subscriber_conninfo;
+        let subscriber = sql::connect(conninfo, "subscriber");
+        tokio::time::timeout(SIGN_OF_LIFE, subscriber).await.is_err().then_some("subscriber")
     }
 
     /// Lets the writes go on, where we have stopped them. False where that failed.
@@ -477,13 +343,14 @@ impl<'a> Gate<'a> {
         let Some(undo) = self.undo.take() else { return true };
         let give_up = Instant::now() + UNDO_PATIENCE;
         // The connection may be what failed, and the server may be on its way back.
-        let mut undone = undo.run(&self.control.client).await;
+        let mut undone = promptly(undo.run(&self.control.client)).await;
         while undone.is_err() && Instant::now() < give_up {
             tokio::time::sleep(UNDO_PAUSE).await;
-            undone = match self.sides.publisher().await {
-                Ok(connection) => undo.run(&connection.client).await,
-                Err(error) => Err(error),
-            };
+            undone = promptly(async {
+                let connection = self.sides.publisher().await?;
+                undo.run(&connection.client).await
+            })
+            .await;
         }
         let database = self.database();
         match undone {
@@ -510,14 +377,8 @@ impl<'a> Gate<'a> {
     }
 }
 
-fn publisher_state(one: &Surveyed) -> Option<State> {
-    one.managed.publisher_value().and_then(|value| value.state)
-}
-
-fn unproven(one: &Surveyed, why: &str) -> Blocker {
-    Blocker::new(
-        "sequence-unproven",
-        format!("sequence {} cannot be proven: {why}", one.managed.sequence.name),
-        "mend it, or leave it out with --exclude-sequence",
-    )
+/// An attempt at letting the writes go on, which ends in time.
+async fn promptly(attempt: impl Future<Output = Result<(), SidesError>>) -> Result<(), SidesError> {
+    let given_up = |_| Err(SidesError::on_publisher(SqlError::TimedOut { after: UNDO_ANSWER }));
+    tokio::time::timeout(UNDO_ANSWER, attempt).await.unwrap_or_else(given_up)
 }

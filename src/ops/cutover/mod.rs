@@ -62,8 +62,8 @@ pub enum AppliedBy {
 #[derive(Debug)]
 pub enum Answer {
     Yes(Box<Certificate>),
-    /// Nothing stands against it now; of a dry run.
-    NothingAgainstIt,
+    /// Nothing stands against it now, of these databases; of a dry run.
+    NothingAgainstIt(Vec<String>),
 }
 
 /// Whoever watches a cutover, and keeps its certificate.
@@ -104,12 +104,7 @@ pub async fn cutover(
     let outcome = tokio::select! {
         outcome = pass(&mut gates, request, watch) => outcome,
         signal = interrupted => Err(Stop::Interrupted(signal)),
-        () = tokio::time::sleep(request.wait + ANSWER_PATIENCE) => Err(Blocker::new(
-            "no-answer",
-            "a server did not answer, or the work was not done, in the time of --wait",
-            "see which of the two hangs, or wait longer with --wait",
-        )
-        .into()),
+        () = tokio::time::sleep(request.wait + ANSWER_PATIENCE) => Err(no_answer(&gates).await.into()),
     };
     let mut writes_still_stopped = false;
     if outcome.is_err() {
@@ -119,6 +114,27 @@ pub async fn cutover(
     }
     let sequences_moved = gates.iter().any(Gate::has_moved);
     outcome.map_err(|stop| Shut { stop, sequences_moved, writes_still_stopped })
+}
+
+/// The time is over while a question is open.
+async fn no_answer(gates: &[Gate<'_>]) -> Blocker {
+    for gate in gates {
+        if let Some(side) = gate.silent().await {
+            return Blocker {
+                database: gate.database().to_owned(),
+                ..Blocker::new(
+                    "no-answer",
+                    format!("the {side} does not answer"),
+                    format!("see why the {side} hangs, and try again"),
+                )
+            };
+        }
+    }
+    Blocker::new(
+        "no-answer",
+        "both servers answer, but the work was not done in the time of --wait",
+        "wait longer with --wait",
+    )
 }
 
 fn whose(sides: &Sides, request: &Request) -> Result<Applier, Stop> {
@@ -173,12 +189,13 @@ async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) 
     let give_up = Instant::now() + request.wait;
     let mut clock = Clock { watch, last: Instant::now(), timings: Vec::new() };
     for gate in &mut *gates {
-        let looked = gate.before_the_pause(give_up).await;
+        let looked = gate.before_the_pause(request.stop_writes, give_up).await;
         gate.named(looked)?;
     }
     clock.step("looked at everything before the pause", false);
     if request.dry_run {
-        return Ok(Answer::NothingAgainstIt);
+        let names = gates.iter().map(|gate| gate.database().to_owned());
+        return Ok(Answer::NothingAgainstIt(names.collect()));
     }
     for gate in &mut *gates {
         let placed = gate.place_witness(give_up).await;

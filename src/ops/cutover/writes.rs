@@ -27,6 +27,8 @@ pub(super) struct Undo {
     database: String,
     /// What the setting was for this database; nothing where it was not set.
     before: Option<String>,
+    /// The version of the database's settings that we made; nothing where it is not known.
+    stamp: Option<String>,
 }
 
 impl Undo {
@@ -37,6 +39,12 @@ impl Undo {
             Some(value) => format!("ALTER DATABASE {database} SET {SETTING} = {};", quote_literal(value)),
             None => format!("ALTER DATABASE {database} RESET {SETTING};"),
         }
+    }
+
+    /// Whether the setting has been ours all the time: nobody has let the writes go on, not even for a moment.
+    pub(super) async fn holds(&self, client: &Client) -> Result<bool, SidesError> {
+        let is_on = setting(client).await?.is_some_and(|value| is_on(&value));
+        Ok(is_on && self.stamp.is_some() && stamp(client).await? == self.stamp)
     }
 
     /// Whether the database was read-only by default before us.
@@ -59,6 +67,14 @@ pub(super) async fn setting(client: &Client) -> Result<Option<String>, SidesErro
     rows.first().map(|row| Side::Publisher.get(row, 0)).transpose()
 }
 
+/// Which transaction has written the database's settings last.
+async fn stamp(client: &Client) -> Result<Option<String>, SidesError> {
+    let sql = "SELECT xmin::text FROM pg_db_role_setting
+                WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let rows = Side::Publisher.rows(client, sql, &[]).await?;
+    rows.first().map(|row| Side::Publisher.get(row, 0)).transpose()
+}
+
 /// Lets the writes of the database go on, whoever stopped them. Says whether there was anything to do.
 ///
 /// # Errors
@@ -69,7 +85,7 @@ pub async fn abort(client: &Client) -> Result<bool, SidesError> {
             return Ok(false);
         }
         let database: String = Side::Publisher.value(client, "SELECT current_database()::text", &[]).await?;
-        Undo { database, before: None }.run(client).await?;
+        Undo { database, before: None, stamp: None }.run(client).await?;
         return Ok(true);
     }
     if are_stopped(client).await? {
@@ -81,11 +97,6 @@ pub async fn abort(client: &Client) -> Result<bool, SidesError> {
         });
     }
     Ok(false)
-}
-
-/// Whether the database's own setting stops the writes.
-pub(super) async fn are_stopped_here(client: &Client) -> Result<bool, SidesError> {
-    Ok(setting(client).await?.is_some_and(|value| is_on(&value)))
 }
 
 /// As the server reads a boolean: any beginning of the word will do.
@@ -119,6 +130,42 @@ pub(super) async fn exempt_roles(client: &Client) -> Result<Vec<String>, SidesEr
     rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
 }
 
+/// Whether our role could stop the writes now: the setting is changed and taken back in one transaction, which nobody
+/// sees, and of every session that would have to end it is known whether we may end it.
+pub(super) async fn may_stop(client: &Client, keep: &[i32]) -> Result<Result<(), Blocker>, SidesError> {
+    let database: String = Side::Publisher.value(client, "SELECT current_database()::text", &[]).await?;
+    let quoted = quote_identifier(&database);
+    let attempt = format!("BEGIN READ WRITE; ALTER DATABASE {quoted} SET {SETTING} = on; ROLLBACK");
+    if let Err(error) = Side::Publisher.run(client, &attempt).await {
+        // The transaction is still there where the server refused a statement of it.
+        Side::Publisher.run(client, "ROLLBACK").await?;
+        return refused(error, &owner(&quoted));
+    }
+    let others = other_sessions(client, keep, None).await?;
+    // As pg_terminate_backend decides.
+    let sql = "SELECT a.pid, coalesce(a.usename::text, '?'), coalesce(r.rolsuper, true)
+                 FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+                WHERE a.pid = ANY ($1) AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+                  AND (coalesce(r.rolsuper, true) OR NOT (pg_has_role(a.usesysid, 'USAGE')
+                                                          OR pg_has_role('pg_signal_backend', 'USAGE')))
+                ORDER BY a.pid LIMIT 1";
+    let rows = Side::Publisher.rows(client, sql, &[&others]).await?;
+    let Some(row) = rows.first() else { return Ok(Ok(())) };
+    let (pid, role): (i32, String) = (Side::Publisher.get(row, 0)?, Side::Publisher.get(row, 1)?);
+    let superuser: bool = Side::Publisher.get(row, 2)?;
+    let action =
+        if superuser { "end it by hand; no other role may end a superuser's session" } else { SIGNAL };
+    Ok(Err(may_not(&format!("it may not end session {pid} of role {}", quote_identifier(&role)), action)))
+}
+
+/// What it takes to change a database's setting.
+fn owner(quoted: &str) -> String {
+    format!("GRANT the ownership of database {quoted} to the role, or let a superuser do it")
+}
+
+/// What it takes to end sessions.
+const SIGNAL: &str = "GRANT pg_signal_backend TO the role; superusers' sessions end by hand";
+
 /// Makes the database read-only by default and ends the sessions of others, so that they come back as readers. `keep`
 /// are sessions of ours.
 ///
@@ -134,16 +181,16 @@ pub(super) async fn stop(
     let before = setting(client).await?;
     let quoted = quote_identifier(&database);
     // Noted first: it may take effect although we are told that it failed.
-    *undo = Some(Undo { database, before });
+    *undo = Some(Undo { database, before, stamp: None });
     let altered = Side::Publisher.run(client, &format!("ALTER DATABASE {quoted} SET {SETTING} = on")).await;
     if let Err(error) = altered {
         if matches!(&error, SidesError::Sql { source: SqlError::Query(e), .. } if e.as_db_error().is_some()) {
             *undo = None;
         }
-        return refused(
-            error,
-            &format!("GRANT the ownership of database {quoted} to the role, or let a superuser do it"),
-        );
+        return refused(error, &owner(&quoted));
+    }
+    if let Some(undo) = undo {
+        undo.stamp = stamp(client).await?;
     }
     // Whoever comes after this is a reader.
     let since: String = Side::Publisher.value(client, "SELECT clock_timestamp()::text", &[]).await?;
@@ -166,10 +213,7 @@ pub(super) async fn stop(
         match Side::Publisher.value::<i64>(client, sql, &[&others]).await {
             Ok(told) => ended = ended.max(usize::try_from(told).unwrap_or(0)),
             Err(error) => {
-                return refused(
-                    error,
-                    "GRANT pg_signal_backend TO the role; superusers' sessions end by hand",
-                );
+                return refused(error, SIGNAL);
             }
         }
         tokio::time::sleep(LOOK).await;
@@ -182,16 +226,18 @@ fn refused<T>(error: SidesError, action: &str) -> Result<Result<T, Blocker>, Sid
         SidesError::Sql { source: SqlError::Query(source), .. }
             if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) =>
         {
-            Ok(Err(Blocker::new(
-                "may-not-stop-writes",
-                format!("our role may not stop the writes: {source}", source = crate::sql::describe(source)),
-                format!(
-                    "on the publisher: {action}; or stop the application yourself and leave --stop-writes out"
-                ),
-            )))
+            Ok(Err(may_not(&crate::sql::describe(source), action)))
         }
         _ => Err(error),
     }
+}
+
+fn may_not(why: &str, action: &str) -> Blocker {
+    Blocker::new(
+        "may-not-stop-writes",
+        format!("our role may not stop the writes: {why}"),
+        format!("on the publisher: {action}; or stop the application yourself and leave --stop-writes out"),
+    )
 }
 
 /// Client sessions in this database but ours and those that replicate; those that began at `until` at the latest.

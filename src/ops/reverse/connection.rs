@@ -104,9 +104,10 @@ pub(super) fn shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// One argument of a psql command.
+/// One argument of a psql command, which ends with its line: what comes after a line break would be SQL.
 pub(super) fn psql(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    let text = text.replace('\\', "\\\\").replace('\'', "''");
+    format!("'{}'", text.replace('\n', "\\n").replace('\r', "\\r"))
 }
 
 #[cfg(test)]
@@ -142,5 +143,6 @@ mod tests {
         assert_eq!(local.shown, "host=127.0.0.1 port=5433 dbname='my shop' user=me");
         assert_eq!(shell("a 'b'"), "'a '\\''b'\\'''");
         assert_eq!(psql("a 'b\\'"), "'a ''b\\\\'''");
+        assert_eq!(psql("a\nb\r"), "'a\\nb\\r'");
     }
 }

@@ -13,6 +13,7 @@ use super::found::{Forward, Piece, SlotPiece};
 use super::names::Mark;
 use super::statements;
 use super::tables::Tables;
+use crate::ops::plan::flat;
 use crate::types::{quote_identifier, quote_literal};
 
 /// Where the comment's position goes in.
@@ -74,7 +75,7 @@ pub(super) fn script(
     }
     script.text += "\n-- Then start the sidecar that runs the other way:\n";
     for line in super::sidecar_command(ends).lines() {
-        script.text += &format!("--   {line}\n");
+        script.text += &format!("--   {}\n", flat(line));
     }
     script.text
 }
@@ -84,16 +85,18 @@ impl Script<'_> {
         let (old, new) = (&self.ends.old.peer, &self.ends.new.peer);
         self.text = format!(
             "-- seqshadow reverse, made {}: the way back, after a switch\n\
-             -- old server: {old} (--publisher, as before the switch)\n\
-             -- new server: {new} (--subscriber)\n--\n\
+             -- old server: {} (--publisher, as before the switch)\n\
+             -- new server: {} (--subscriber)\n--\n\
              -- Run it before the application writes on the new server:\n\
              --   psql -X -f reverse.sql \\\n--     {}\n\
              -- It stops at the first error; then run seqshadow reverse again for the rest.\n",
             crate::ops::now(),
-            shell(&shown(&self.ends.old_conninfo))
+            flat(old),
+            flat(new),
+            flat(&shell(&shown(&self.ends.old_conninfo)))
         );
         for one in obstacles {
-            let what = format!("{}: {}", one.what, one.action).replace('\n', " ");
+            let what = flat(&format!("{}: {}", one.what, one.action));
             self.text += "--\n";
             for (index, line) in
                 crate::demo::text::wrap(&format!("NOT YET: {what}"), 5).into_iter().enumerate()
@@ -129,13 +132,13 @@ impl Script<'_> {
 
     /// A block that asks `ready` until it is true.
     fn wait(&mut self, ready: &str, seconds: u64, message: &str) {
-        let _ = write!(
-            self.text,
-            "DO $wait$ BEGIN\n  FOR i IN 1..{} LOOP\n    IF {ready} THEN RETURN; END IF;\n    \
-             PERFORM pg_sleep(0.1);\n  END LOOP;\n  RAISE EXCEPTION {};\nEND $wait$;\n",
+        let body = format!(
+            "BEGIN\n  FOR i IN 1..{} LOOP\n    IF {ready} THEN RETURN; END IF;\n    \
+             PERFORM pg_sleep(0.1);\n  END LOOP;\n  RAISE EXCEPTION {};\nEND",
             seconds.saturating_mul(10).max(1),
             raised(message)
         );
+        self.sql(&block("wait", &body));
     }
 
     fn caught_up(&mut self, forward: &Forward, seconds: u64) {
@@ -183,13 +186,13 @@ impl Script<'_> {
         let message = format!(
             "slot {slot} has changes that the new server does not have; seqshadow reverse --undo goes on forwards"
         );
-        let _ = write!(
-            self.text,
-            "DO $proof$ BEGIN\n  IF EXISTS (SELECT FROM {messages}\n    WHERE kind IN {}) THEN\n    \
-             RAISE EXCEPTION {};\n  END IF;\nEND $proof$;\n",
+        let body = format!(
+            "BEGIN\n  IF EXISTS (SELECT FROM {messages}\n    WHERE kind IN {}) THEN\n    \
+             RAISE EXCEPTION {};\n  END IF;\nEND",
             statements::CHANGES,
             raised(&message)
         );
+        self.sql(&block("proof", &body));
         self.sql(&statements::drop_slot(slot));
     }
 
@@ -210,7 +213,28 @@ impl Script<'_> {
     }
 }
 
+/// A DO block, in quotes that nothing in it can end, whatever somebody has named a subscription.
+fn block(name: &str, body: &str) -> String {
+    let mut tag = format!("${name}$");
+    while body.contains(&tag) {
+        tag = format!("{}_$", tag.trim_end_matches('$'));
+    }
+    format!("DO {tag} {body} {tag};")
+}
+
 /// A message for RAISE, in which a percent sign would want a value.
 fn raised(message: &str) -> String {
     quote_literal(&message.replace('%', "%%")).trim_start().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_block_ends_it() {
+        assert_eq!(block("wait", "x"), "DO $wait$ x $wait$;");
+        assert_eq!(block("wait", "'$wait$'"), "DO $wait_$ '$wait$' $wait_$;");
+        assert_eq!(block("wait", "$wait$ $wait_$"), "DO $wait__$ $wait$ $wait_$ $wait__$;");
+    }
 }

@@ -29,6 +29,7 @@ use tables::VERSION_COLUMN_LISTS;
 
 use super::OpsError;
 use super::ask::Side;
+use super::plan::flat;
 use crate::config::Settings;
 use crate::publisher::connection::SlotOptions;
 use crate::sides::Sides;
@@ -143,21 +144,22 @@ pub async fn print_grants(
             Side::Publisher => ("publisher", &this.peer, this.database.as_str()),
             Side::Subscriber => ("subscriber", &sides.subscriber.peer, sides.subscriber_conninfo.dbname()),
         };
-        out += &format!("-- On the {side}, {peer}, database {database}\n");
+        out += &flat(&format!("-- On the {side}, {peer}, database {database}"));
+        out.push('\n');
         out += &match one {
             Rights { superuser: true, .. } => {
-                format!("-- role {} is a superuser: nothing to grant\n", one.role)
+                format!("-- role {} is a superuser: nothing to grant\n", flat(&one.role))
             }
-            Rights { sql, .. } if sql.is_empty() => format!("-- role {} lacks nothing\n", one.role),
+            Rights { sql, .. } if sql.is_empty() => format!("-- role {} lacks nothing\n", flat(&one.role)),
             Rights { sql, .. } => format!("BEGIN;\n{};\nCOMMIT;\n", sql.join(";\n")),
         };
         for left in &one.left {
-            out += &format!("-- {left}\n");
+            out += &format!("-- {}\n", flat(left));
         }
         if one.makes_role {
             out += &format!(
                 "-- the new role has no password; in psql: \\password {}\n",
-                quote_identifier(&one.role)
+                flat(&quote_identifier(&one.role))
             );
         }
         out.push('\n');

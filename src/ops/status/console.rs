@@ -79,6 +79,7 @@ async fn rows(client: &Client, directory: &Path) -> Result<Found, tokio_postgres
             retained_bytes: get(&slot, "retained_bytes")?,
             ceiling_bytes: get(&slot, "ceiling_bytes")?,
             lost: get(&slot, "lost")?,
+            held_by_sidecar: true,
         }),
         sequences: sequences.iter().map(sequence).collect::<Result<_, _>>()?,
     })

@@ -8,7 +8,7 @@ use crate::ops::OpsError;
 use crate::ops::ask::Side;
 use crate::ops::survey::{Depth, Surveyed, Surveyor};
 use crate::publisher::look::LOOK_TIMEOUT;
-use crate::publisher::slot::{self, Slot, Verdict};
+use crate::publisher::slot::{self, Verdict};
 use crate::registry::SequenceStatus;
 use crate::sides::{Needs, Sides, SidesError};
 use crate::sql;
@@ -42,7 +42,9 @@ async fn look_at_slot(
     let publisher = sides.publisher().await?;
     let loading = slot::load(&publisher.client, publisher.version, name);
     let found = sql::within(LOOK_TIMEOUT, loading).await.map_err(|error| Side::Publisher.error(error))?;
-    let (state, reason) = judge(name, found.as_ref(), sides);
+    let verdict = slot::judge(name, found.as_ref(), sides.publisher_conninfo.dbname(), &sides.slots);
+    let held_by_sidecar = matches!(verdict, Verdict::Standby { .. });
+    let (state, reason) = state(verdict);
     let confirmed = found.as_ref().and_then(|slot| slot.confirmed_flush);
     if let Some(confirmed) = confirmed {
         stream.confirmed_lsn = Some(confirmed.to_string());
@@ -55,11 +57,12 @@ async fn look_at_slot(
         retained_bytes: found.map(|slot| i64::try_from(slot.retained_bytes).unwrap_or(i64::MAX)),
         ceiling_bytes: i64::try_from(settings.max_retained_wal.0).ok(),
         lost: None,
+        held_by_sidecar,
     })
 }
 
-fn judge(name: &SlotName, found: Option<&Slot>, sides: &Sides) -> (&'static str, Option<String>) {
-    match slot::judge(name, found, sides.publisher_conninfo.dbname(), &sides.slots) {
+fn state(verdict: Verdict) -> (&'static str, Option<String>) {
+    match verdict {
         Verdict::Missing => ("missing", None),
         Verdict::Ours => ("free", None),
         Verdict::Standby { pid } => {

@@ -3,6 +3,7 @@
 mod found;
 mod limits;
 mod load;
+mod lost;
 mod silent;
 
 use proto_tests::pair::Pair;

@@ -1,6 +1,7 @@
 //! The gate stays shut, and everything is as it was.
 
 use super::{at_rest, blocker, command, confirm, database_settings, fingerprint, run};
+use proto_tests::limited;
 use proto_tests::pair::{DATABASE, PairOptions};
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sequence::state;
@@ -8,6 +9,7 @@ use proto_tests::sql::{PATIENCE, connect, wait_for};
 use proto_tests::stage::Stage;
 use proto_tests::verb;
 use seqshadow::demo::servers::ClusterOptions;
+use std::process::Stdio;
 
 /// Runs a cutover that must be refused with `code`, and leave no trace.
 async fn refused(stage: &Stage, code: &str, flags: &[&str]) {
@@ -216,14 +218,17 @@ async fn a_certificate_that_cannot_be_kept_is_none() {
     assert!(database_settings(&stage.pair).await.is_empty());
     // The disk is full.
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = std::process::Command::new(proto_tests::binary::binary())
+    let started = std::process::Command::new(proto_tests::binary::binary())
         .args(["cutover", "--stop-writes", "--json"])
         .arg(format!("--publisher={}", stage.pair.publisher_conninfo()))
         .arg(format!("--subscriber={}", stage.pair.shadow_subscriber_conninfo()))
         .env("SEQSHADOW_CONSOLE", "off")
+        .stdin(Stdio::null())
         .stdout(full)
-        .output()
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    let output = limited::wait(started).unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert!(log.contains("go on again"), "{log}");

@@ -3,9 +3,11 @@
 mod attack;
 mod databases;
 mod killed;
+mod pause;
 mod yes;
 
 use anyhow::{Context as _, Result};
+use proto_tests::limited;
 use proto_tests::pair::Pair;
 use proto_tests::shadow::{Finished, ShadowCommand};
 use proto_tests::stage::Stage;
@@ -43,11 +45,8 @@ pub fn blocker(finished: &Finished) -> String {
 /// Per sequence: the furthest id in its column, `last_value` and `is_called`, as psql finds them.
 pub fn independent(conninfo: &str) -> Result<BTreeMap<String, (i64, i64, bool)>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verbs/cutover/independent.sql");
-    let output = Command::new("psql")
-        .args(["-X", "-v", "ON_ERROR_STOP=1", "-f"])
-        .arg(script)
-        .arg(conninfo)
-        .output()?;
+    let mut psql = Command::new("psql");
+    let output = limited::output(psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script).arg(conninfo))?;
     let text = String::from_utf8(output.stdout)?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut found = BTreeMap::new();
@@ -63,10 +62,8 @@ pub fn independent(conninfo: &str) -> Result<BTreeMap<String, (i64, i64, bool)>>
 /// The certificate is whole, and what it says is so.
 pub fn confirm(pair: &Pair, certificate: &Path) {
     let file = certificate.display();
-    let hash = Command::new("sh")
-        .args(["-c", &format!("grep -v '\"sha256\"' '{file}' | sha256sum | cut -d' ' -f1")])
-        .output()
-        .unwrap();
+    let command = format!("grep -v '\"sha256\"' '{file}' | sha256sum | cut -d' ' -f1");
+    let hash = limited::output(Command::new("sh").args(["-c", &command])).unwrap();
     let text = std::fs::read_to_string(certificate).with_context(|| file.to_string()).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["sha256"].as_str().unwrap(), String::from_utf8_lossy(&hash.stdout).trim());

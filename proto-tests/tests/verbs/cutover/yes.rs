@@ -105,6 +105,24 @@ async fn exact_leaves_no_gap_and_takes_nothing_back() {
     confirm(&stage.pair, &directory.path().join("certificate.json"));
     assert_eq!(state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value, 500);
     assert_eq!(state(&stage.subscriber, "items_id_seq").await.unwrap().last_value, 5000);
+    let text = std::fs::read_to_string(directory.path().join("certificate.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let sequences = json["databases"][0]["sequences"].as_array().unwrap();
+    for (name, exact, reason) in [
+        ("orders_id_seq", true, "last value 500: read on both sides"),
+        ("items_id_seq", false, "already, at 5000"),
+    ] {
+        let one = sequences.iter().find(|one| one["sequence"] == format!("public.{name}")).unwrap();
+        assert_eq!(one["exact"], exact, "{one}");
+        assert!(one["exact_reason"].as_str().unwrap().contains(reason), "{one}");
+    }
+    assert!(cut.stdout.contains("exact: 1 of 2 sequences as on the publisher"), "{}", cut.all());
+    assert!(cut.stdout.contains("NOT exact: public.items_id_seq: "), "{}", cut.all());
+    // An id that the publisher's sequence has never given out.
+    stage.on_publisher("INSERT INTO orders (id) VALUES (700)").await;
+    stage.pair.catch_up().await.unwrap();
+    let cut = run(&stage.pair, directory.path(), &["--exact"]);
+    assert!(cut.stdout.contains("NOT exact: public.orders_id_seq: id 700 (from the table)"), "{}", cut.all());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
