@@ -11,6 +11,7 @@ mod headroom;
 mod native;
 mod pooler;
 mod provider;
+mod one_sided;
 mod publication;
 mod relations;
 mod replication;
@@ -167,6 +168,7 @@ pub fn codes() -> Vec<Code> {
         headroom::CODES,
         definitions::CODES,
         schema::CODES,
+        one_sided::CODES,
         tables::CODES,
         contents::CODES,
     ]
@@ -264,6 +266,7 @@ async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> 
 async fn drift(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
     let both = relations::Both::load(context).await?;
     let mut found = schema::findings(context, &both).await?;
+    found.extend(one_sided::findings(context, &both));
     found.extend(tables::findings(context, &both).await?);
     Ok(found)
 }

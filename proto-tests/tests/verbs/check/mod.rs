@@ -6,6 +6,7 @@ mod failover;
 mod headroom;
 mod healthy;
 mod native;
+mod one_sided;
 mod pooler;
 mod provider;
 mod publication;
