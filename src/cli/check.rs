@@ -9,7 +9,7 @@ use super::show::count;
 use super::verb;
 use crate::demo::text::wrap;
 use crate::exit::ExitCode;
-use crate::ops::check::{Finding, Report, Severity, check, codes};
+use crate::ops::check::{Fact, Finding, Report, Severity, check, codes};
 
 /// Flags of `check`.
 #[derive(Args, Clone, Debug)]
@@ -72,6 +72,14 @@ fn severity(severity: Severity) -> &'static str {
 
 fn text(report: &Report) -> String {
     let mut out = String::new();
+    for fact in &report.facts {
+        let Fact { name, side, allowed, used, free } = fact;
+        out += &format!("{name} of the {side}: {used} of {allowed} in use, {free} free\n");
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    let above = out.len();
     let mut before = None;
     for finding in &report.findings {
         let heading = (finding.severity, finding.code, finding.side, finding.acknowledged);
@@ -82,7 +90,7 @@ fn text(report: &Report) -> String {
         }
         out += &told(finding);
     }
-    if !out.is_empty() {
+    if out.len() > above {
         out.push('\n');
     }
     let with = |severity| report.findings.iter().filter(|f| f.severity == severity).count();

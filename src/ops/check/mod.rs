@@ -125,6 +125,17 @@ impl Finding {
     }
 }
 
+/// How much of something limited is in use. Serialized as it is printed with `--json`, whether that is good or bad.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// The setting that limits it.
+    pub name: &'static str,
+    pub side: &'static str,
+    pub allowed: i64,
+    pub used: i64,
+    pub free: i64,
+}
+
 /// What every topic may ask.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
@@ -147,6 +158,8 @@ pub struct Report {
     pub subscriber_version: u32,
     /// Nothing stands against going on.
     pub ready: bool,
+    /// Numbers that were looked at, also where nothing is wrong with them.
+    pub facts: Vec<Fact>,
     pub findings: Vec<Finding>,
 }
 
@@ -199,7 +212,9 @@ pub async fn check(
         subscriber_provider: subscriber_provider.unwrap_or_default(),
         survey,
     };
-    findings.extend(unread::or_said("the servers' settings", server::findings(&context).await)?);
+    let mut facts = Vec::new();
+    let told = server::findings(&context, &mut facts).await;
+    findings.extend(unread::or_said("the servers' settings", told)?);
     findings.extend(unread::or_said("failover slots", failover::findings(&context).await)?);
     findings.extend(unread::or_said("replication slots", replication::findings(&context).await)?);
     findings.extend(unread::or_said("rights", rights::findings(&context).await)?);
@@ -223,6 +238,7 @@ pub async fn check(
         publisher_version: context.publisher.version,
         subscriber_version: sides.subscriber.version,
         ready: !findings.iter().any(Finding::blocks),
+        facts,
         findings,
     })
 }

@@ -6,7 +6,9 @@ use proto_tests::pair::{DATABASE, Pair, PairOptions, SHADOW_ROLE};
 use proto_tests::publication::Publication;
 use proto_tests::sidecar;
 use proto_tests::stage::Stage;
+use proto_tests::verb;
 use seqshadow::demo::servers::{Cluster, ClusterOptions};
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publisher_without_logical_wal() {
@@ -57,6 +59,29 @@ async fn no_room_for_a_slot_or_a_wal_sender() -> Result<()> {
     let taken = look(&pair, &["--slot=one"], &[])?;
     assert_eq!(taken.among(ROOM), ["no-wal-sender-free"]);
     drop(sidecar);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_free_is_said_also_where_there_is_enough() -> Result<()> {
+    let options = PairOptions {
+        publisher: ClusterOptions::default().set("max_replication_slots", "7").set("max_wal_senders", "9"),
+        ..PairOptions::default()
+    };
+    let pair = Pair::with(15, 17, options).await?;
+    let facts = || -> Result<Value> { Ok(verb::run(&pair, "check", &["--json"])?.json()?["facts"].clone()) };
+    let fact = |name: &str, allowed: i64, used: i64| json!({ "name": name, "side": "publisher", "allowed": allowed, "used": used, "free": allowed - used });
+    let senders = fact("max_wal_senders", 9, 0);
+    assert_eq!(facts()?, json!([fact("max_replication_slots", 7, 0), senders]));
+    let publisher = pair.on_publisher().await?;
+    publisher.batch_execute("SELECT pg_create_physical_replication_slot('one')").await?;
+    assert_eq!(facts()?, json!([fact("max_replication_slots", 7, 1), senders]));
+    let text = verb::run(&pair, "check", &[])?.stdout;
+    let expected = "max_replication_slots of the publisher: 1 of 7 in use, 6 free
+max_wal_senders of the publisher: 0 of 9 in use, 9 free
+
+";
+    assert!(text.starts_with(expected), "{text}");
     Ok(())
 }
 
