@@ -12,6 +12,7 @@ mod provider;
 mod publication;
 mod replication;
 mod rights;
+mod same;
 mod schema;
 mod sequences;
 mod server;
