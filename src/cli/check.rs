@@ -1,8 +1,10 @@
 //! `seqshadow check`. See [`crate::ops::check`].
 
+use std::ffi::OsStr;
 use std::process::ExitCode as ProcessExit;
 
-use clap::Args;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Args, Command, Error};
 
 use super::args::VerbArgs;
 use super::show::count;
@@ -15,13 +17,29 @@ use crate::ops::check::{Fact, Finding, Report, Severity, check, codes};
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// Take note of the findings of this code, so that they do not block; repeatable
-    #[arg(long, value_name = "CODE", value_parser = known_code)]
+    #[arg(long, value_name = "CODE", value_parser = KnownCode, hide_possible_values = true)]
     ack: Vec<String>,
     /// List every code that there is, and what it means
     #[arg(long)]
     list: bool,
     #[command(flatten)]
     common: VerbArgs,
+}
+
+/// Says [`known_code`] to what is no code, and tells completions which there are.
+#[derive(Clone, Debug)]
+struct KnownCode;
+
+impl TypedValueParser for KnownCode {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, Error> {
+        StringValueParser::new().try_map(|text| known_code(&text)).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(codes().into_iter().map(|code| PossibleValue::new(code.code))))
+    }
 }
 
 fn known_code(text: &str) -> Result<String, String> {
@@ -62,7 +80,8 @@ fn listed() -> String {
     out
 }
 
-fn severity(severity: Severity) -> &'static str {
+/// As it is printed, in lists and reports.
+pub(super) fn severity(severity: Severity) -> &'static str {
     match severity {
         Severity::Blocker => "blocker",
         Severity::Warning => "warning",
