@@ -6,7 +6,7 @@ use std::process::ExitCode as ProcessExit;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command, Error};
 
-use super::args::VerbArgs;
+use super::args::{SlotArgs, VerbArgs};
 use super::show::count;
 use super::verb;
 use crate::demo::text::wrap;
@@ -22,6 +22,8 @@ pub struct CheckArgs {
     /// List every code that there is, and what it means
     #[arg(long)]
     list: bool,
+    #[command(flatten)]
+    slot: SlotArgs,
     #[command(flatten)]
     common: VerbArgs,
 }
@@ -58,7 +60,8 @@ pub fn run(args: &CheckArgs) -> ProcessExit {
             Err(error) => error.exit_code().into(),
         };
     }
-    verb::run(&args.common, async |settings, environment| {
+    let common = VerbArgs { slot: args.slot.clone(), ..args.common.clone() };
+    verb::run(&common, async |settings, environment| {
         let report = check(&settings, &environment, &args.ack).await?;
         if args.common.json {
             verb::print_json(&report)?;

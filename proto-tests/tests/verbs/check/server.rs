@@ -105,6 +105,10 @@ async fn how_much_wal_a_slot_may_hold_back_and_for_how_long() -> Result<()> {
     let expected = "idle_replication_slot_timeout: is 1d: a slot that nobody reads for so long is lost";
     assert_eq!(looked.of("idle-slot-timeout"), [expected]);
     assert!(looked.of("slot-wal-unlimited").is_empty());
+    assert_eq!(look(&pair, &["--max-retained-wal=256MB"], &[])?.among(RETENTION), ["idle-slot-timeout"]);
+    assert!(look(&pair, &["--temporary-slot"], &[])?.among(RETENTION).is_empty());
+    let both = verb::run(&pair, "check", &["--temporary-slot", "--failover"])?;
+    assert_eq!(both.code(), 2, "{}", both.all());
     let less = [("SEQSHADOW_MAX_RETAINED_WAL", "256MiB")];
     assert_eq!(look(&pair, &[], &less)?.among(RETENTION), ["idle-slot-timeout"]);
     assert_eq!(
