@@ -254,7 +254,9 @@ fn free(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
             1 => last,
             _ => continue,
         };
-        let message = format!("allows {allowed}, of which {taken} are taken; one is needed for the sidecar");
+        let are = if taken == 1 { "is" } else { "are" };
+        let message =
+            format!("allows {allowed}, of which {taken} {are} taken; one is needed for the sidecar");
         let more = (allowed.max(taken) + 10).to_string();
         found.push(
             Finding::on_publisher(code, setting, message)

@@ -37,7 +37,7 @@ async fn no_room_for_a_slot_or_a_wal_sender() -> Result<()> {
     publisher.batch_execute(&slot("one")).await?;
     let looked = look(&pair, &[], &[])?;
     assert_eq!(looked.among(ROOM), ["last-slot"]);
-    let expected = "max_replication_slots: allows 2, of which 1 are taken; one is needed for the sidecar";
+    let expected = "max_replication_slots: allows 2, of which 1 is taken; one is needed for the sidecar";
     assert_eq!(looked.of("last-slot"), [expected]);
     publisher.batch_execute(&slot("ours")).await?;
     let looked = look(&pair, &[], &[])?;
