@@ -2,6 +2,7 @@
 //!
 //! In: [`Settings`] and the process's environment. Out: [`Sides`], for the daemon and for every verb alike.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -116,6 +117,8 @@ pub struct Sides {
     pub subscriptions: Vec<Subscription>,
     /// The one to go by: the one named, or the only one.
     pub chosen: Option<Subscription>,
+    /// They were found to be two: once is enough, and later the subscriber may be away.
+    are_two: AtomicBool,
 }
 
 impl Sides {
@@ -178,16 +181,56 @@ impl Sides {
             slots,
             subscriptions,
             chosen,
+            are_two: AtomicBool::new(false),
         })
     }
 
     /// Opens a connection to the publisher.
     ///
     /// # Errors
-    /// What kept us from connecting, with what to do about it.
+    /// What kept us from connecting, with what to do about it; that it is the subscriber.
     pub async fn publisher(&self) -> Result<Connection, SidesError> {
-        sql::connect(&self.publisher_conninfo, "publisher").await.map_err(SidesError::on_publisher)
+        let publisher =
+            sql::connect(&self.publisher_conninfo, "publisher").await.map_err(SidesError::on_publisher)?;
+        if !self.are_two.load(Ordering::Relaxed) {
+            refuse_same(&publisher, &self.subscriber).await?;
+            self.are_two.store(true, Ordering::Relaxed);
+        }
+        Ok(publisher)
     }
+}
+
+/// Which database of which running server. A physical copy of a server has its system identifier, but another start.
+const DATABASE: &str =
+    "SELECT current_database()::text, extract(epoch FROM pg_postmaster_start_time())::text";
+const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
+
+/// Refuses one database as both sides: whatever were compared would be compared with itself. Where our roles may not
+/// read what tells them apart nothing is refused.
+async fn refuse_same(publisher: &Connection, subscriber: &Connection) -> Result<(), SidesError> {
+    for sql in [DATABASE, SYSTEM] {
+        let (there, here) = (texts(publisher, sql).await, texts(subscriber, sql).await);
+        if there.is_none() || there != here {
+            return Ok(());
+        }
+    }
+    let database = texts(subscriber, DATABASE).await.and_then(|texts| texts.into_iter().next());
+    Err(SidesError::Setting {
+        what: format!(
+            "publisher and subscriber are the same: database \"{}\" of the server at {}",
+            database.unwrap_or_default(),
+            publisher.peer
+        ),
+        action:
+            "name the database that is written to in --publisher, and the one that follows it in --subscriber"
+                .to_owned(),
+    })
+}
+
+/// The texts of the only row, where they may be read.
+async fn texts(connection: &Connection, sql: &str) -> Option<Vec<String>> {
+    let row = sql::within(ANSWER_TIMEOUT, connection.client.query_one(sql, &[])).await.ok()?;
+    (0..row.len()).map(|index| row.try_get(index).ok()).collect()
 }
 
 /// Opens a connection to the subscriber of `settings`.

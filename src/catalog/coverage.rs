@@ -117,6 +117,9 @@ fn unseen(
     inserts.row_filter.then(|| format!("{} is published with a row filter", consumer.table))
 }
 
+/// No index finds the furthest of such ids, so that no right and no index mends it.
+pub(crate) const INSIDE_TEXT: &str = "they are inside text, which verify --full reads";
+
 /// Of a publication without updates, the narrow one for instance, the ids that an UPDATE sets lie in the tables only:
 /// those of the subscriber are looked at every minute, where that is cheap and permitted. (Else those of the publisher are,
 /// where that is: whoever can tell takes these reasons back.)
@@ -131,7 +134,9 @@ fn unseen_updates(
         return None;
     }
     let (table, column) = (&consumer.table, crate::types::quote_identifier(&consumer.column));
-    let mend = if consumer.numeric && consumer.indexed {
+    let mend = if !consumer.numeric {
+        INSIDE_TEXT.to_owned()
+    } else if consumer.indexed {
         format!("on either server: GRANT SELECT ({column}) ON {table} TO the role we connect as")
     } else {
         format!("{column} has no index to read it by")

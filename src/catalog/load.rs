@@ -31,6 +31,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, format_t
 /// Every column behind which a sequence stands: owned and identity (`pg_depend` from the sequence to the column),
 /// defaults (`pg_depend` from the default to the sequence), and the same column in every partition or inheriting
 /// table below, whose rows get their ids through the parent. Locks no table.
+///
+/// Every table brings two types of its own, so that only those of the columns are followed to their base: joined with all
+/// types it would take the square of the number of tables.
 const CONSUMERS: &str = "
 WITH RECURSIVE direct AS (
     SELECT d.objid AS seq, d.refobjid AS rel, d.refobjsubid::int2 AS attnum, d.deptype::text AS link
@@ -49,31 +52,35 @@ WITH RECURSIVE direct AS (
     UNION
     SELECT above.seq, i.inhrelid, above.attname, above.link, above.top, above.rel
       FROM consumers above JOIN pg_inherits i ON i.inhparent = above.rel
+), columns AS (
+    SELECT k.seq, k.rel, k.attname, k.link, k.top, k.parent, c.relnamespace, c.relname, c.relkind, a.attnum, a.atttypid
+      FROM consumers k
+      JOIN pg_class c ON c.oid = k.rel AND c.relkind IN ('r', 'p', 'f')
+      JOIN pg_attribute a ON a.attrelid = k.rel AND a.attname = k.attname AND NOT a.attisdropped
 ), types AS (
-    SELECT oid AS type, oid AS base, typbasetype FROM pg_type WHERE typtype <> 'c'
+    SELECT oid AS type, oid AS base, typbasetype FROM pg_type
+     WHERE typtype <> 'c' AND oid IN (SELECT atttypid FROM columns)
     UNION ALL
     SELECT types.type, t.oid, t.typbasetype FROM types JOIN pg_type t ON t.oid = types.typbasetype
 )
-SELECT k.seq, n.nspname::text, c.relname::text, c.oid, a.attname::text, k.link,
-       t.base::regtype::text, c.relkind = 'p',
+SELECT k.seq, n.nspname::text, k.relname::text, k.rel, k.attname::text, k.link,
+       t.base::regtype::text, k.relkind = 'p',
        coalesce(own.oid, top.oid),
-       has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
+       has_column_privilege(k.rel, k.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
        EXISTS (SELECT FROM pg_index i
-                WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indisready
+                WHERE i.indrelid = k.rel AND i.indkey[0] = k.attnum AND i.indisvalid AND i.indisready
                   AND i.indpred IS NULL
                   AND (SELECT am.amname = 'btree' FROM pg_class ic JOIN pg_am am ON am.oid = ic.relam
                         WHERE ic.oid = i.indexrelid)),
        k.rel <> k.top, k.parent
-  FROM consumers k
-  JOIN pg_class c ON c.oid = k.rel AND c.relkind IN ('r', 'p', 'f')
-  JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = k.attname AND NOT a.attisdropped
-  JOIN types t ON t.type = a.atttypid AND t.typbasetype = 0
-  LEFT JOIN pg_attrdef own ON own.adrelid = c.oid AND own.adnum = a.attnum
+  FROM columns k
+  JOIN pg_namespace n ON n.oid = k.relnamespace
+  JOIN types t ON t.type = k.atttypid AND t.typbasetype = 0
+  LEFT JOIN pg_attrdef own ON own.adrelid = k.rel AND own.adnum = k.attnum
   LEFT JOIN pg_attribute ta ON ta.attrelid = k.top AND ta.attname = k.attname
   LEFT JOIN pg_attrdef top ON top.adrelid = k.top AND top.adnum = ta.attnum
  WHERE n.nspname !~ '^pg_'
- ORDER BY k.seq, n.nspname, c.relname, a.attname";
+ ORDER BY k.seq, n.nspname, k.relname, k.attname";
 
 /// The texts of defaults. `pg_get_expr` takes a lock on the table, for as long as the statement runs.
 const EXPRESSIONS: &str = "
@@ -104,8 +111,10 @@ pub async fn load(client: &Client) -> Result<Catalog, Error> {
         let sequence = Oid(row.try_get::<_, u32>(0)?);
         let found = by_sequence.entry(sequence).or_default();
         let consumer = consumer(row, &expressions)?;
-        // A serial column is linked twice, as owned and by its default: once is enough, and owned says more.
-        match found.iter_mut().find(|c| c.table_oid == consumer.table_oid && c.column == consumer.column) {
+        // A serial column is linked twice, as owned and by its default: once is enough, and owned says more. The rows of
+        // one column follow each other.
+        let is_same = |c: &&mut Consumer| c.table_oid == consumer.table_oid && c.column == consumer.column;
+        match found.last_mut().filter(is_same) {
             Some(known) => {
                 let parents: BTreeSet<Oid> = known.parents.union(&consumer.parents).copied().collect();
                 if known.link == Link::Default {

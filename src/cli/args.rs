@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 
-pub use common::{LogArgs, SidesArgs, TargetArgs, VerbArgs};
+pub use common::{LogArgs, SidesArgs, SlotArgs, TargetArgs, VerbArgs};
 use help::*;
 
 use super::check::CheckArgs;
@@ -98,18 +98,11 @@ pub struct RunArgs {
     /// Never make the slot
     #[arg(long, help_heading = "Slot and stream")]
     no_create_slot: bool,
-    /// Use a slot that ends with the connection, and never holds back WAL
-    #[arg(long, help_heading = "Slot and stream")]
-    temporary_slot: bool,
-    /// Make the slot a failover slot (publisher 17 or newer)
-    #[arg(long, help_heading = "Slot and stream")]
-    failover: bool,
+    #[command(flatten)]
+    slot: SlotArgs,
     /// See large transactions before they commit: on, off or parallel [default: on]
     #[arg(long, value_name = "MODE", help_heading = "Slot and stream")]
     streaming: Option<String>,
-    /// How much WAL the slot may hold back on the publisher [default: 1GiB]
-    #[arg(long, value_name = "SIZE", help_heading = "Slot and stream")]
-    max_retained_wal: Option<String>,
 
     #[command(flatten)]
     targets: TargetArgs,
@@ -226,10 +219,10 @@ impl RunArgs {
     pub fn layer(&self) -> Layer {
         let mut layer = Layer::default();
         self.sides.add_to(&mut layer);
+        self.slot.add_to(&mut layer);
         self.targets.add_to(&mut layer);
         let one = [
             ("streaming", &self.streaming),
-            ("max_retained_wal", &self.max_retained_wal),
             ("poll_interval", &self.poll_interval),
             ("verify_interval", &self.verify_interval),
             ("status_interval", &self.status_interval),
@@ -244,8 +237,6 @@ impl RunArgs {
         let switches = [
             ("create_slot", self.create_slot, "on"),
             ("create_slot", self.no_create_slot, "off"),
-            ("temporary_slot", self.temporary_slot, "on"),
-            ("failover", self.failover, "on"),
             ("console", self.console, "on"),
             ("console", self.no_console, "off"),
         ];

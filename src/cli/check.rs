@@ -1,27 +1,47 @@
 //! `seqshadow check`. See [`crate::ops::check`].
 
+use std::ffi::OsStr;
 use std::process::ExitCode as ProcessExit;
 
-use clap::Args;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Args, Command, Error};
 
-use super::args::VerbArgs;
+use super::args::{SlotArgs, VerbArgs};
 use super::show::count;
 use super::verb;
 use crate::demo::text::wrap;
 use crate::exit::ExitCode;
-use crate::ops::check::{Finding, Report, Severity, check, codes};
+use crate::ops::check::{Fact, Finding, Report, Severity, check, codes};
 
 /// Flags of `check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// Take note of the findings of this code, so that they do not block; repeatable
-    #[arg(long, value_name = "CODE", value_parser = known_code)]
+    #[arg(long, value_name = "CODE", value_parser = KnownCode, hide_possible_values = true)]
     ack: Vec<String>,
     /// List every code that there is, and what it means
     #[arg(long)]
     list: bool,
     #[command(flatten)]
+    slot: SlotArgs,
+    #[command(flatten)]
     common: VerbArgs,
+}
+
+/// Says [`known_code`] to what is no code, and tells completions which there are.
+#[derive(Clone, Debug)]
+struct KnownCode;
+
+impl TypedValueParser for KnownCode {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, Error> {
+        StringValueParser::new().try_map(|text| known_code(&text)).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(codes().into_iter().map(|code| PossibleValue::new(code.code))))
+    }
 }
 
 fn known_code(text: &str) -> Result<String, String> {
@@ -40,7 +60,8 @@ pub fn run(args: &CheckArgs) -> ProcessExit {
             Err(error) => error.exit_code().into(),
         };
     }
-    verb::run(&args.common, async |settings, environment| {
+    let common = VerbArgs { slot: args.slot.clone(), ..args.common.clone() };
+    verb::run(&common, async |settings, environment| {
         let report = check(&settings, &environment, &args.ack).await?;
         if args.common.json {
             verb::print_json(&report)?;
@@ -62,7 +83,8 @@ fn listed() -> String {
     out
 }
 
-fn severity(severity: Severity) -> &'static str {
+/// As it is printed, in lists and reports.
+pub(super) fn severity(severity: Severity) -> &'static str {
     match severity {
         Severity::Blocker => "blocker",
         Severity::Warning => "warning",
@@ -72,6 +94,14 @@ fn severity(severity: Severity) -> &'static str {
 
 fn text(report: &Report) -> String {
     let mut out = String::new();
+    for fact in &report.facts {
+        let Fact { name, side, allowed, used, free } = fact;
+        out += &format!("{name} of the {side}: {used} of {allowed} in use, {free} free\n");
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    let above = out.len();
     let mut before = None;
     for finding in &report.findings {
         let heading = (finding.severity, finding.code, finding.side, finding.acknowledged);
@@ -82,7 +112,7 @@ fn text(report: &Report) -> String {
         }
         out += &told(finding);
     }
-    if !out.is_empty() {
+    if out.len() > above {
         out.push('\n');
     }
     let with = |severity| report.findings.iter().filter(|f| f.severity == severity).count();

@@ -6,11 +6,13 @@ use std::process::ExitCode as ProcessExit;
 use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
 use super::args::Cli;
-use super::verb;
+use super::{check, verb};
 use crate::exit::ExitCode;
 use crate::ops::OpsError;
+use crate::ops::check::codes;
 
 /// Flags of `completions`.
 #[derive(Args, Clone, Debug)]
@@ -73,9 +75,24 @@ fn pages() -> Vec<Command> {
 
 fn text(page: Command) -> Result<String, OpsError> {
     let mut text = Vec::new();
-    let made = Man::new(page).render(&mut text);
+    let is_check = page.get_name() == "seqshadow-check";
+    let mut made = Man::new(page).render(&mut text);
+    if is_check {
+        made = made.and_then(|()| findings().to_writer(&mut text));
+    }
     made.map_err(|source| OpsError::Io { what: "the manual page".to_owned(), source })?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Every code of `check`, as `check --list` has them.
+fn findings() -> Roff {
+    let mut section = Roff::new();
+    section.control("SH", ["FINDINGS"]);
+    for code in codes() {
+        let severity = format!(" ({})", check::severity(code.severity));
+        section.control("TP", []).text([bold(code.code), roman(severity)]).text([roman(code.meaning)]);
+    }
+    section
 }
 
 fn write(pages: &[Command], directory: &Path) -> Result<(), OpsError> {

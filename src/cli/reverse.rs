@@ -186,8 +186,10 @@ fn status_text(status: &Status) -> String {
     );
     for (rows, when) in [(observed.rows, "meanwhile"), (observed.rows_since_switch, "since the switch")] {
         if let Some(rows) = rows {
-            out +=
-                &format!("{} changes written on the old server {when}, not by replication\n", rows.changes);
+            out += &format!(
+                "{} written on the old server {when}, not by replication\n",
+                count(rows.changes, "change")
+            );
         }
     }
     for what in &observed.cannot_see {

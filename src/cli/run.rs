@@ -11,6 +11,7 @@ use super::args::RunArgs;
 use crate::config::{Environment as ConfigEnvironment, LogFormat, Settings};
 use crate::conninfo::{Conninfo, Environment};
 use crate::console::{Console, place};
+use crate::demo::text::counted;
 use crate::exit::ExitCode;
 use crate::logging::{self, LogHandle};
 use crate::registry::Class;
@@ -216,8 +217,8 @@ impl Summary {
             "summary"
         );
         let status = format!(
-            "{} sequences, {held} held, {rate:.1} ids/s, {lag} bytes behind",
-            registry.count(Class::Covered) + registry.count(Class::Blind)
+            "{}, {held} held, {rate:.1} ids/s, {lag} bytes behind",
+            counted(registry.count(Class::Covered) + registry.count(Class::Blind), "sequence")
         );
         let _ = sd_notify::notify(&[NotifyState::Status(&status)]);
     }

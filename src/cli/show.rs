@@ -6,7 +6,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, Width};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-pub use crate::demo::text::number;
+pub use crate::demo::text::{counted as count, number};
 
 /// Width of what is not a terminal: a pipe, a file, a mail.
 const COLUMNS: u16 = 80;
@@ -104,13 +104,6 @@ pub fn width() -> u16 {
 #[must_use]
 pub fn maybe(value: Option<i64>) -> String {
     value.map_or_else(|| "–".to_owned(), number)
-}
-
-/// `1 sequence`, `2 sequences`.
-#[must_use]
-pub fn count(n: usize, thing: &str) -> String {
-    let n_text = number(i64::try_from(n).unwrap_or(i64::MAX));
-    if n == 1 { format!("{n_text} {thing}") } else { format!("{n_text} {thing}s") }
 }
 
 /// A bar on standard error while something long is under way; nothing where that is no terminal.

@@ -208,9 +208,10 @@ fn conclusion(comparison: &Comparison, seconds: f64) -> String {
     }
     hang(
         &format!(
-            "NOT proven equal{sample}: {} differ, {unknown} not compared; {equal} equal, at {lsn}{resumed}: \
+            "NOT proven equal{sample}: {} {}, {unknown} not compared; {equal} equal, at {lsn}{resumed}: \
              {seconds:.2} s",
-            count(differs, "table")
+            count(differs, "table"),
+            if differs == 1 { "differs" } else { "differ" }
         ),
         2,
     )

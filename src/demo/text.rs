@@ -151,6 +151,13 @@ pub fn number(value: i64) -> String {
     if value < 0 { format!("-{out}") } else { out }
 }
 
+/// So many of something: `1 table`, `2,000 tables`.
+#[must_use]
+pub fn counted(n: impl TryInto<i64>, thing: &str) -> String {
+    let n = n.try_into().unwrap_or(i64::MAX);
+    if n == 1 { format!("1 {thing}") } else { format!("{} {thing}s", number(n)) }
+}
+
 /// As [`number`].
 #[must_use]
 pub fn count(value: u64) -> String {

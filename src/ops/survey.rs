@@ -100,6 +100,11 @@ impl<'a> Surveyor<'a> {
         &self.look.peer
     }
 
+    /// What the last look read of the publisher's catalog, and the end of looking.
+    pub(crate) fn into_publisher_catalog(self) -> Catalog {
+        self.look.publisher
+    }
+
     /// Looks at everything.
     ///
     /// # Errors

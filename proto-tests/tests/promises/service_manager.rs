@@ -62,7 +62,7 @@ async fn readiness_watchdog_reload_and_stop_are_told() {
     };
     assert!(next > 1, "ready means that the sequences are ahead, got {next}");
     assert!(manager.wait_for("WATCHDOG=1"));
-    assert!(manager.wait_for("STATUS=1 sequences, 0 held"));
+    assert!(manager.wait_for("STATUS=1 sequence, 0 held"));
     assert!(manager.wait_for("WATCHDOG=1"), "an idle stream is alive too");
     shadow.signal(Signal::HUP);
     assert!(manager.wait_for("RELOADING=1"));

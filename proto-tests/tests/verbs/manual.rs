@@ -2,6 +2,7 @@
 
 use proto_tests::shadow::{Finished, ShadowCommand};
 use proto_tests::sql::PATIENCE;
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -43,11 +44,80 @@ fn every_verb_teaches_by_help_and_manual() {
     assert_eq!(unknown.code(), 2, "{}", unknown.all());
 }
 
+/// `(code, severity, meaning)` as `check --list` prints them.
+fn listed_codes() -> Vec<[String; 3]> {
+    let list = seqshadow(&["check", "--list"]);
+    assert_eq!(list.code(), 0, "{}", list.all());
+    let mut codes: Vec<[String; 3]> = Vec::new();
+    for line in list.stdout.lines() {
+        match codes.last_mut().filter(|_| line.starts_with(' ')) {
+            Some([_, _, meaning]) => *meaning = format!("{meaning} {}", line.trim()).trim_start().to_owned(),
+            None => {
+                let (code, severity) = line.split_once(" (").unwrap();
+                codes.push([code.to_owned(), severity.trim_end_matches(')').to_owned(), String::new()]);
+            }
+        }
+    }
+    assert!(codes.len() > 50, "{codes:?}");
+    codes
+}
+
+#[test]
+fn the_readme_and_the_manual_have_every_code_of_check() {
+    let codes = listed_codes();
+    let names: BTreeSet<&str> = codes.iter().map(|[code, ..]| code.as_str()).collect();
+    assert_eq!(names.len(), codes.len(), "each code is there once");
+    let rows: Vec<String> = codes
+        .iter()
+        .map(|[code, severity, meaning]| format!("| `{code}` | {severity} | {meaning} |"))
+        .collect();
+    let readme = include_str!("../../../README.md");
+    let section = readme.split("\n### Finding codes\n").nth(1).unwrap().split("\n#").next().unwrap();
+    let told: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(told, rows, "to paste into the README:\n{}", rows.join("\n"));
+
+    let page = seqshadow(&["man", "check"]).stdout.replace("\\-", "-").replace("\\*(Aq", "'");
+    let findings = page.split(".SH FINDINGS").nth(1).unwrap();
+    for [code, severity, meaning] in &codes {
+        let entry = format!("\\fB{code}\\fR ({severity})\n{meaning}");
+        assert!(findings.contains(&entry), "{entry}\n{findings}");
+    }
+    assert!(!seqshadow(&["man", "plan"]).stdout.contains("FINDINGS"));
+}
+
+#[test]
+fn ack_knows_the_codes_and_completes_them() {
+    let wrong = seqshadow(&["check", "--ack=large"]);
+    assert_eq!(wrong.code(), 2, "{}", wrong.all());
+    assert!(
+        wrong.stderr.contains("no such code; `seqshadow check --list` shows them all"),
+        "{}",
+        wrong.all()
+    );
+    let help = seqshadow(&["check", "--help"]).stdout;
+    assert!(!help.contains("large-objects,"), "the list is not in the help: {help}");
+    let asked = "COMP_WORDS=(seqshadow check --ack large); COMP_CWORD=3; _seqshadow seqshadow large --ack; echo \"${COMPREPLY[@]}\"";
+    assert_eq!(bash(asked), "large-objects\n");
+    for shell in ["zsh", "fish"] {
+        let script = seqshadow(&["completions", shell]).stdout;
+        assert!(script.contains("large-objects"), "{shell}");
+    }
+}
+
 #[test]
 fn bash_completes_verbs_and_flags() {
-    let script = seqshadow(&["completions", "bash"]).stdout;
     let ask = "COMP_WORDS=(seqshadow cut); COMP_CWORD=1; _seqshadow seqshadow cut seqshadow; echo \"${COMPREPLY[@]}\"
 COMP_WORDS=(seqshadow cutover --stop); COMP_CWORD=2; _seqshadow seqshadow --stop cutover; echo \"${COMPREPLY[@]}\"";
+    assert_eq!(bash(ask), "cutover\n--stop-writes\n");
+    for shell in ["zsh", "fish"] {
+        let script = seqshadow(&["completions", shell]);
+        assert!(script.code() == 0 && script.stdout.contains("cutover"), "{shell}");
+    }
+}
+
+/// What bash prints that has read our completions, and then runs `ask`.
+fn bash(ask: &str) -> String {
+    let script = seqshadow(&["completions", "bash"]).stdout;
     let mut bash = Command::new("bash")
         .args(["--norc", "-s"])
         .stdin(Stdio::piped())
@@ -57,9 +127,5 @@ COMP_WORDS=(seqshadow cutover --stop); COMP_CWORD=2; _seqshadow seqshadow --stop
         .unwrap();
     bash.stdin.take().unwrap().write_all(format!("{script}\n{ask}\n").as_bytes()).unwrap();
     let output = bash.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "cutover\n--stop-writes\n");
-    for shell in ["zsh", "fish"] {
-        let script = seqshadow(&["completions", shell]);
-        assert!(script.code() == 0 && script.stdout.contains("cutover"), "{shell}");
-    }
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

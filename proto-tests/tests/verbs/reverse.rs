@@ -307,7 +307,7 @@ async fn a_writer_in_the_last_moment_is_found_in_the_forward_slot() {
     let status = run.wait_exit(PATIENCE).unwrap();
     let said = run.stdout_lines().join("\n");
     assert_eq!(status.code(), Some(4), "{said}");
-    assert!(said.contains("has 1 changes"), "{said}");
+    assert!(said.contains("has 1 change "), "{said}");
     assert_eq!(catalogs(&stage.pair).await, before, "the forward subscription is enabled again: {said}");
     stage.pair.catch_up().await.unwrap();
     assert_eq!(contents(&stage.publisher).await, contents(&stage.subscriber).await);

@@ -83,6 +83,31 @@ impl std::fmt::Debug for SidesArgs {
     }
 }
 
+/// What the slot of the daemon is, or will be.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SlotArgs {
+    /// Use a slot that ends with the connection, and never holds back WAL
+    #[arg(long, help_heading = "Slot and stream")]
+    temporary_slot: bool,
+    /// Make the slot a failover slot (publisher 17 or newer)
+    #[arg(long, help_heading = "Slot and stream")]
+    failover: bool,
+    /// How much WAL the slot may hold back on the publisher [default: 1GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Slot and stream")]
+    max_retained_wal: Option<String>,
+}
+
+impl SlotArgs {
+    pub(super) fn add_to(&self, layer: &mut Layer) {
+        for (key, given) in [("temporary_slot", self.temporary_slot), ("failover", self.failover)] {
+            if given {
+                layer.flag(key, "on");
+            }
+        }
+        self.max_retained_wal.iter().for_each(|text| layer.flag("max_retained_wal", text));
+    }
+}
+
 /// How far ahead, and of what.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TargetArgs {
@@ -153,6 +178,9 @@ pub struct VerbArgs {
     pub sides: SidesArgs,
     #[command(flatten)]
     pub targets: TargetArgs,
+    /// Of a verb that has flags about the slot, which it puts here.
+    #[arg(skip)]
+    pub slot: SlotArgs,
     /// Print JSON, for programs
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -167,6 +195,7 @@ impl VerbArgs {
         let mut layer = Layer::default();
         self.sides.add_to(&mut layer);
         self.targets.add_to(&mut layer);
+        self.slot.add_to(&mut layer);
         self.log.add_to(&mut layer);
         layer
     }

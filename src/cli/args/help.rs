@@ -16,6 +16,8 @@ Exit status: 0 everything happened as promised, 1 it did not, 2 usage (--pg-bind
 PostgreSQL here and none could be fetched, 128 + n ended by signal n (Ctrl-C: 130).";
 
 pub(super) const CHECK_AFTER_HELP: &str = "\
+Give it what the daemon will be given: the flags about the slot, or better the file of both (--config).
+
 Examples:
   seqshadow check --slot orders --publisher 'host=old dbname=app'
   seqshadow check --slot orders --ack large-objects    # taken care of
@@ -46,7 +48,8 @@ Examples:
 pub(super) const SETUP_AFTER_HELP: &str = "\
 The publication shows the id columns only (whole rows before PostgreSQL 15), and inserts and truncates only: it never \
 concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or that of --publication. Run setup as a \
-superuser, or as the tables' owner; the rights are for the role named by --role.
+superuser, or as the tables' owner; the rights are for the role named by --role. For a failover slot (publisher 17 or \
+newer) set failover = true in the file, or SEQSHADOW_FAILOVER=on, as for the daemon.
 
 Examples:
   seqshadow setup --config orders.toml --dry-run
@@ -114,7 +117,8 @@ Exit status: 0 yes or done, 1 something is missing (named), 2 usage or configura
 4 refused, or both servers issue ids.";
 
 pub(super) const STATUS_AFTER_HELP: &str = "\
-Asks the running sidecar of the slot over its console, and both servers where none runs.
+Asks the running sidecar of the slot over its console, and both servers where none runs. How much WAL the slot may \
+hold back is then max_retained_wal of the file or SEQSHADOW_MAX_RETAINED_WAL, as for the daemon.
 
 Examples:
   seqshadow status --slot orders

@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal, Read as _, Write as _};
 
+use crate::demo::text::counted;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use tokio::sync::mpsc;
 
@@ -95,8 +96,8 @@ impl Screen {
         }
         if lines.len() > fit {
             out += &format!(
-                "\r\n… {} more lines (q ends; --filter and --only show less)\x1b[K",
-                lines.len() - fit
+                "\r\n… {} (q ends; --filter and --only show less)\x1b[K",
+                counted(lines.len() - fit, "more line")
             );
         }
         write(&(out + END_UPDATE))

@@ -4,13 +4,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::bundle::bundle;
 use super::{Code, Context, Finding, Severity};
-use crate::catalog::{self, Catalog, Consumer, Link, Persistence, Readable, Sequence};
+use crate::catalog::{Catalog, Consumer, Link, Persistence, Readable, Sequence};
 use crate::keeper::Managed;
 use crate::ops::ask::Side;
 use crate::pgoutput::IdFormat;
-use crate::publisher::look::LOOK_TIMEOUT;
 use crate::sides::SidesError;
-use crate::sql;
 use crate::types::{Oid, QualifiedName, quote_identifier, quote_literal};
 
 const MISSING: Code = Code {
@@ -54,8 +52,8 @@ pub(super) const CODES: &[Code] = &[MISSING, DEFINITION, CACHE, CACHE_DIFFERS, O
 
 /// The publisher's sequences, and which of them each of the subscriber's stands for.
 #[derive(Debug)]
-pub(super) struct Counterparts {
-    pub publisher: Catalog,
+pub(super) struct Counterparts<'a> {
+    pub publisher: &'a Catalog,
     /// Those that came with an extension, which will bring its own.
     of_extensions: HashSet<Oid>,
     by_name: HashMap<QualifiedName, usize>,
@@ -64,15 +62,16 @@ pub(super) struct Counterparts {
     renames: HashMap<QualifiedName, QualifiedName>,
 }
 
-impl Counterparts {
-    /// Reads the publisher's catalog.
+impl<'a> Counterparts<'a> {
+    /// Those of `publisher`, the publisher's catalog.
     ///
     /// # Errors
     /// The publisher's refusal, or that the connection is lost.
-    pub(super) async fn load(context: &Context<'_>) -> Result<Self, SidesError> {
+    pub(super) async fn of_catalog(
+        context: &Context<'_>,
+        publisher: &'a Catalog,
+    ) -> Result<Self, SidesError> {
         let (side, client) = (Side::Publisher, &context.publisher.client);
-        let publisher =
-            sql::within(LOOK_TIMEOUT, catalog::load(client)).await.map_err(|error| side.error(error))?;
         let extensions = "SELECT c.oid FROM pg_class c JOIN pg_depend d ON d.objid = c.oid
                     WHERE c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'";
         let rows = side.rows(client, extensions, &[]).await?;
@@ -100,12 +99,12 @@ impl Counterparts {
         self.publisher.sequences.get(*index)
     }
 
-    fn renamed<'a>(&'a self, name: &'a QualifiedName) -> &'a QualifiedName {
+    fn renamed<'b>(&'b self, name: &'b QualifiedName) -> &'b QualifiedName {
         self.renames.get(name).unwrap_or(name)
     }
 }
 
-pub(super) fn findings(context: &Context<'_>, counterparts: &Counterparts) -> Vec<Finding> {
+pub(super) fn findings(context: &Context<'_>, counterparts: &Counterparts<'_>) -> Vec<Finding> {
     let managed = || {
         let all = context.survey.sequences.iter().map(|one| &one.managed);
         all.filter(|one| one.excluded.is_none())
@@ -123,7 +122,7 @@ pub(super) fn findings(context: &Context<'_>, counterparts: &Counterparts) -> Ve
     found
 }
 
-fn missing(context: &Context<'_>, counterparts: &Counterparts) -> Vec<Finding> {
+fn missing(context: &Context<'_>, counterparts: &Counterparts<'_>) -> Vec<Finding> {
     let here = || context.survey.sequences.iter().map(|one| &one.managed.sequence);
     let names: HashSet<&QualifiedName> = here().map(|sequence| &sequence.name).collect();
     let mut behind: HashMap<(&QualifiedName, &str), &QualifiedName> = HashMap::new();
@@ -167,7 +166,7 @@ fn missing(context: &Context<'_>, counterparts: &Counterparts) -> Vec<Finding> {
 }
 
 /// The statements that make a sequence as the publisher's is, behind the same columns.
-fn create(there: &Sequence, counterparts: &Counterparts) -> String {
+fn create(there: &Sequence, counterparts: &Counterparts<'_>) -> String {
     let columns: Vec<&Consumer> = there.consumers.iter().filter(|c| !c.inherited).collect();
     let place = |c: &Consumer| {
         let table = counterparts.renamed(&c.table).clone();
@@ -234,7 +233,7 @@ fn cache_differs((one, there): (&Managed, &Sequence)) -> Option<Finding> {
     (ours != theirs).then(|| Finding::new(&CACHE_DIFFERS, one.sequence.name.to_string(), message))
 }
 
-fn owner_differs((one, there): (&Managed, &Sequence), counterparts: &Counterparts) -> Option<Finding> {
+fn owner_differs((one, there): (&Managed, &Sequence), counterparts: &Counterparts<'_>) -> Option<Finding> {
     let column = |table: &QualifiedName, c: &Consumer| format!("{table}.{}", quote_identifier(&c.column));
     let ours: BTreeSet<String> = one.sequence.owners().map(|c| column(&c.table, c)).collect();
     let theirs: BTreeSet<String> =

@@ -87,7 +87,7 @@ impl Room {
 
 pub(super) async fn findings(
     context: &Context<'_>,
-    counterparts: &Counterparts,
+    counterparts: &Counterparts<'_>,
 ) -> Result<Vec<Finding>, SidesError> {
     let managed = context.survey.sequences.iter().map(|one| &one.managed);
     let looked: Vec<Looked<'_>> = managed
@@ -140,7 +140,7 @@ struct Looked<'a> {
 }
 
 impl<'a> Looked<'a> {
-    fn at(managed: &'a Managed, counterparts: &'a Counterparts) -> Self {
+    fn at(managed: &'a Managed, counterparts: &'a Counterparts<'_>) -> Self {
         let definition = &managed.sequence.definition;
         let state = managed.publisher_value().and_then(|value| value.state);
         let there = counterparts.of(&managed.sequence).and_then(|sequence| {

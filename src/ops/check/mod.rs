@@ -9,6 +9,7 @@ mod definitions;
 mod failover;
 mod headroom;
 mod native;
+mod one_sided;
 mod pooler;
 mod provider;
 mod publication;
@@ -28,10 +29,12 @@ use serde::Serialize;
 use self::provider::Provider;
 use super::ask::Side;
 use super::survey::{Depth, Survey, Surveyor};
+use crate::catalog::{self, Catalog};
 use crate::config::Settings;
 use crate::conninfo::Environment;
+use crate::publisher::look::LOOK_TIMEOUT;
 use crate::sides::{Needs, Sides, SidesError};
-use crate::sql::{Connection, SqlError};
+use crate::sql::{self, Connection, SqlError};
 use crate::types::Lsn;
 
 /// The name and version of the JSON that is printed.
@@ -124,6 +127,17 @@ impl Finding {
     }
 }
 
+/// How much of something limited is in use. Serialized as it is printed with `--json`, whether that is good or bad.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// The setting that limits it.
+    pub name: &'static str,
+    pub side: &'static str,
+    pub allowed: i64,
+    pub used: i64,
+    pub free: i64,
+}
+
 /// What every topic may ask.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
@@ -133,6 +147,8 @@ pub(crate) struct Context<'a> {
     pub publisher_provider: Provider,
     pub subscriber_provider: Provider,
     pub survey: Survey,
+    /// The publisher's; `None` where it refused to show it, which is said.
+    pub catalog: Option<Catalog>,
 }
 
 /// The whole answer. Serialized as it is printed with `--json`.
@@ -146,6 +162,8 @@ pub struct Report {
     pub subscriber_version: u32,
     /// Nothing stands against going on.
     pub ready: bool,
+    /// Numbers that were looked at, also where nothing is wrong with them.
+    pub facts: Vec<Fact>,
     pub findings: Vec<Finding>,
 }
 
@@ -167,6 +185,7 @@ pub fn codes() -> Vec<Code> {
         headroom::CODES,
         definitions::CODES,
         schema::CODES,
+        one_sided::CODES,
         tables::CODES,
         contents::CODES,
     ]
@@ -185,7 +204,7 @@ pub async fn check(
     let sides = Sides::find(settings, environment, Needs::ADDRESSES).await?;
     let publisher = sides.publisher().await?;
     let mut findings = Vec::new();
-    let (survey, refused) = survey(settings, &sides).await?;
+    let (survey, catalog, refused) = survey(settings, &sides, &publisher).await?;
     findings.extend(refused);
     let publisher_provider = provider::of(Side::Publisher, &publisher.client).await;
     let subscriber_provider = provider::of(Side::Subscriber, &sides.subscriber.client).await;
@@ -196,11 +215,14 @@ pub async fn check(
         publisher_provider: publisher_provider.unwrap_or_default(),
         subscriber_provider: subscriber_provider.unwrap_or_default(),
         survey,
+        catalog,
     };
-    findings.extend(unread::or_said("the servers' settings", server::findings(&context).await)?);
+    let mut facts = Vec::new();
+    let told = server::findings(&context, &mut facts).await;
+    findings.extend(unread::or_said("the servers' settings", told)?);
     findings.extend(unread::or_said("failover slots", failover::findings(&context).await)?);
     findings.extend(unread::or_said("replication slots", replication::findings(&context).await)?);
-    findings.extend(unread::or_said("rights", rights::findings(&context).await)?);
+    findings.extend(rights::findings(&context));
     findings.extend(unread::or_said("publications", publication::findings(&context).await)?);
     findings.extend(unread::or_said("subscriptions", subscription::findings(&context).await)?);
     findings.extend(unread::or_said("native sequence replication", native::findings(&context).await)?);
@@ -221,26 +243,43 @@ pub async fn check(
         publisher_version: context.publisher.version,
         subscriber_version: sides.subscriber.version,
         ready: !findings.iter().any(Finding::blocks),
+        facts,
         findings,
     })
 }
 
-/// The look at every sequence; an empty one, and a finding, where a server refused it.
-async fn survey(settings: &Settings, sides: &Sides) -> Result<(Survey, Vec<Finding>), SidesError> {
-    let looked = async { Surveyor::open(sides, settings).await?.survey(Depth::Indexes).await };
-    let refused = match looked.await {
-        Ok(survey) => return Ok((survey, Vec::new())),
+/// The look at every sequence, and the publisher's catalog that was read for it; an empty one, and a finding, where a
+/// server refused it.
+async fn survey(
+    settings: &Settings,
+    sides: &Sides,
+    publisher: &Connection,
+) -> Result<(Survey, Option<Catalog>, Vec<Finding>), SidesError> {
+    let looked = async {
+        let mut surveyor = Surveyor::open(sides, settings).await?;
+        let survey = surveyor.survey(Depth::Indexes).await?;
+        Ok((survey, surveyor.into_publisher_catalog()))
+    };
+    let mut refused = match looked.await {
+        Ok((survey, catalog)) => return Ok((survey, Some(catalog), Vec::new())),
         // A connection to each is open: what was refused is one more.
         Err(SidesError::Sql { side, source: SqlError::Connect(error) }) => {
             vec![unread::not_looked_at(THE_SEQUENCES, side, &error.to_string())]
         }
         Err(error) => unread::or_said(THE_SEQUENCES, Err(error))?,
     };
+    let loaded = sql::within(LOOK_TIMEOUT, catalog::load(&publisher.client)).await;
+    let (catalog, told) = match loaded {
+        Ok(catalog) => (Some(catalog), Vec::new()),
+        Err(error) => {
+            (None, unread::or_said("the publisher's sequences", Err(SidesError::on_publisher(error)))?)
+        }
+    };
+    refused.extend(told);
     let (role, sequences) = (String::new(), Vec::new());
-    Ok((
-        Survey { tag: Lsn::ZERO, role, sequences, missing_publications: Vec::new(), publisher_known: true },
-        refused,
-    ))
+    let survey =
+        Survey { tag: Lsn::ZERO, role, sequences, missing_publications: Vec::new(), publisher_known: true };
+    Ok((survey, catalog, refused))
 }
 
 const THE_SEQUENCES: &str = "the sequences";
@@ -255,7 +294,8 @@ fn up_to_five(names: &[String]) -> String {
 }
 
 async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
-    let counterparts = definitions::Counterparts::load(context).await?;
+    let Some(catalog) = &context.catalog else { return Ok(Vec::new()) };
+    let counterparts = definitions::Counterparts::of_catalog(context, catalog).await?;
     let mut found = headroom::findings(context, &counterparts).await?;
     found.extend(definitions::findings(context, &counterparts));
     Ok(found)
@@ -264,6 +304,7 @@ async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> 
 async fn drift(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
     let both = relations::Both::load(context).await?;
     let mut found = schema::findings(context, &both).await?;
+    found.extend(one_sided::findings(context, &both));
     found.extend(tables::findings(context, &both).await?);
     Ok(found)
 }

@@ -3,7 +3,7 @@
 //! In: both connections. Out: [`Both`]. A few set-based queries that any role may ask and that wait for no lock; only
 //! the list of published tables needs one on each of them (16 and newer).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio_postgres::{Client, Row};
@@ -125,6 +125,10 @@ pub(super) struct Both {
     pub published: Option<Vec<Published>>,
     /// No publication is named and there is no subscription to name one: every table counts as if it were published.
     pub assumed: bool,
+    /// What reaches this database through any subscription, on the publisher; `None` where that is not known.
+    pub brought: Option<BTreeSet<QualifiedName>>,
+    /// The publication to name in statements.
+    pub only_publication: Option<String>,
     /// The subscription to name in statements.
     pub subscription: Option<String>,
     renames: HashMap<QualifiedName, QualifiedName>,
@@ -222,6 +226,20 @@ impl Relations {
         key.map(|index| index.columns.as_slice()).unwrap_or_default()
     }
 
+    /// `tables`, and every partition below them.
+    pub(super) fn with_partitions(&self, tables: impl IntoIterator<Item = Oid>) -> HashSet<Oid> {
+        let mut found = HashSet::new();
+        let mut pending: Vec<Oid> = tables.into_iter().collect();
+        while let Some(table) = pending.pop() {
+            let relation = self.by_oid.get(&table).and_then(|index| self.all.get(*index));
+            let is_partitioned = relation.is_some_and(|one| one.kind == Kind::Partitioned);
+            if found.insert(table) && is_partitioned {
+                pending.extend(self.children.get(&table).into_iter().flatten());
+            }
+        }
+        found
+    }
+
     /// The tables that hold the rows of `table`: itself, or its partitions.
     pub(super) fn leaves(&self, table: &Relation) -> Vec<&Relation> {
         let mut found = Vec::new();
@@ -284,9 +302,11 @@ impl Both {
         let mut publisher = Relations::load(Side::Publisher, &context.publisher.client).await?;
         let mut subscriber = Relations::load(Side::Subscriber, subscriber_client).await?;
         let publications = publications(context);
+        let only_publication = publications.first().filter(|_| publications.len() == 1).cloned();
         let assumed = publications.is_empty();
         let published =
             if assumed { Some(assume(&publisher)) } else { published(context, &publications).await? };
+        let brought = brought(context, &publications, published.as_deref()).await?;
         let subscription = context.sides.chosen.as_ref().map(|chosen| chosen.name.clone());
         let renames = context.settings.renames_by_publisher();
         let names = || published.iter().flatten().map(|table| &table.name);
@@ -297,7 +317,16 @@ impl Both {
             .collect();
         publisher.load_columns(Side::Publisher, &context.publisher.client, &there).await?;
         subscriber.load_columns(Side::Subscriber, subscriber_client, &here).await?;
-        Ok(Both { publisher, subscriber, published, assumed, subscription, renames })
+        Ok(Both {
+            publisher,
+            subscriber,
+            published,
+            assumed,
+            brought,
+            only_publication,
+            subscription,
+            renames,
+        })
     }
 
     /// What a table of the publisher is called on the subscriber.
@@ -324,6 +353,26 @@ fn publications(context: &Context<'_>) -> BTreeSet<String> {
         None if sides.subscriptions.is_empty() => sides.publications.iter().cloned().collect(),
         None => sides.subscriptions.iter().flat_map(|one| &one.publications).cloned().collect(),
     }
+}
+
+/// The tables of `published`, and those that another subscription of this database brings.
+async fn brought(
+    context: &Context<'_>,
+    publications: &BTreeSet<String>,
+    published_here: Option<&[Published]>,
+) -> Result<Option<BTreeSet<QualifiedName>>, SidesError> {
+    let names = |tables: &[Published]| tables.iter().map(|table| table.name.clone()).collect();
+    let all = context.sides.subscriptions.iter().flat_map(|one| &one.publications).cloned();
+    let all: BTreeSet<String> = all.chain(publications.iter().cloned()).collect();
+    let changes = published_here.into_iter().flatten().any(|table| table.changes);
+    if context.sides.subscriptions.is_empty() && !changes {
+        // One for our own stream: what another applier brings is not in it.
+        return Ok(None);
+    }
+    if all == *publications {
+        return Ok(published_here.map(names));
+    }
+    Ok(published(context, &all).await?.as_deref().map(names))
 }
 
 fn assume(publisher: &Relations) -> Vec<Published> {

@@ -3,6 +3,7 @@
 use super::{Code, Context, Finding, Severity, up_to_five};
 use crate::config::ByteSize;
 use crate::demo::text::bytes;
+use crate::demo::text::counted;
 use crate::ops::ask::Side;
 use crate::ops::check::provider::Provider;
 use crate::publisher::connection::{ReplicationConnection, ReplicationError};
@@ -245,9 +246,7 @@ async fn writers(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
             None => hidden.push(format!("pid {pid}")),
         }
     }
-    let object = |count: usize| {
-        if count == 1 { "1 transaction".to_owned() } else { format!("{count} transactions") }
-    };
+    let object = |count: usize| counted(count, "transaction");
     let mut found = Vec::new();
     if !long.is_empty() {
         let message = format!("writing for long, delays the making of our slot: {}", up_to_five(&long));

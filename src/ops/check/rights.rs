@@ -5,12 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{Code, Context, Finding, Severity, up_to_five};
 use crate::catalog::coverage::Coverage;
-use crate::catalog::{self, Consumer, Sequence};
+use crate::catalog::{Consumer, Sequence};
 use crate::ops::ask::Side;
 use crate::ops::survey::Surveyed;
-use crate::publisher::look::LOOK_TIMEOUT;
-use crate::sides::SidesError;
-use crate::sql;
 use crate::types::{QualifiedName, quote_identifier};
 
 const PUBLISHER_SCHEMA: Code = Code {
@@ -80,17 +77,16 @@ type BySchema = BTreeMap<String, BTreeSet<String>>;
 /// `(column, table)`, quoted, by schema.
 type Columns = BTreeMap<String, BTreeSet<(String, String)>>;
 
-pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
+pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let followed: Vec<&Surveyed> =
         context.survey.sequences.iter().filter(|one| one.managed.excluded.is_none()).collect();
     if followed.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    let loaded = sql::within(LOOK_TIMEOUT, catalog::load(&context.publisher.client)).await;
-    let catalog = loaded.map_err(SidesError::on_publisher)?;
-    let mut found = on_publisher(context, &followed, &catalog.sequences);
+    let there = context.catalog.as_ref().map(|catalog| catalog.sequences.as_slice()).unwrap_or_default();
+    let mut found = on_publisher(context, &followed, there);
     found.extend(on_subscriber(context, &followed));
-    Ok(found)
+    found
 }
 
 /// The sequences and columns of the publisher that those of the subscriber go by.

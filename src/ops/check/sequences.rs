@@ -4,7 +4,7 @@ use super::bundle::bundle;
 use super::widen::mending;
 use super::{Code, Context, Finding, Severity};
 use crate::catalog::Persistence;
-use crate::catalog::coverage::Coverage;
+use crate::catalog::coverage::{Coverage, INSIDE_TEXT};
 use crate::keeper::{Hold, Managed, Todo};
 use crate::ops::plan::todo;
 use crate::ops::survey::Surveyed;
@@ -41,14 +41,17 @@ const UNREAD: Code = Code {
 };
 const NOT_LOOKED_AT: Code = Code {
     code: "ids-not-looked-at",
-    severity: Severity::Notice,
-    meaning: "The ids in a column cannot be read cheaply on either server: verify needs --full to prove anything about them.",
+    severity: Severity::Warning,
+    meaning: "The ids in a column cannot be read cheaply on either server: verify and cutover say no unless they are given --full, which scans it.",
 };
 const SET_ASIDE: Code = Code {
     code: "ids-set-aside",
     severity: Severity::Notice,
     meaning: "A single id lies so far past its sequence that it is not followed: the sequence follows the others.",
 };
+
+/// Ids inside text have no other way; an index helps a column of integers.
+const SCAN: &str = "give verify and cutover --full: they scan such columns on the subscriber";
 
 /// What this file finds.
 pub(super) const CODES: &[Code] =
@@ -89,6 +92,9 @@ fn held(one: &Surveyed, context: &Context<'_>) -> Option<Finding> {
 
 fn covered_in_part(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     let Some(Coverage::Covered { but }) = &one.managed.coverage else { return None };
+    // That ids inside text are not looked at is told as such, whatever the publication shows: nothing but a scan reads them.
+    let is_told = |why: &&String| !one.gaps.is_empty() && why.ends_with(INSIDE_TEXT);
+    let but: Vec<&str> = but.iter().filter(|why| !is_told(why)).map(String::as_str).collect();
     let told = one.managed.excluded.is_none() && !but.is_empty();
     told.then(|| {
         Finding::new(&COVERED_IN_PART, name(&one.managed), format!("is covered, but {}", but.join("; ")))
@@ -134,7 +140,11 @@ fn unread(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
 
 fn not_looked_at(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     let told = one.managed.excluded.is_none() && !one.gaps.is_empty();
-    told.then(|| Finding::on_subscriber(&NOT_LOOKED_AT, name(&one.managed), one.gaps.join("; ")))
+    told.then(|| {
+        let finding = Finding::on_subscriber(&NOT_LOOKED_AT, name(&one.managed), one.gaps.join("; "));
+        // Where a right is missing the text has what grants it.
+        if one.gaps.iter().all(|gap| gap.contains("--full")) { finding.mend(SCAN) } else { finding }
+    })
 }
 
 fn set_aside(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {

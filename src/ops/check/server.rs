@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Code, Context, Finding, Severity};
+use super::{Code, Context, Fact, Finding, Severity};
 use crate::config::ByteSize;
 use crate::confirm::Synchronous;
 use crate::ops::ask::Side;
@@ -171,13 +171,28 @@ impl Publisher {
         self.settings.get(name)?.parse().ok()
     }
 
+    /// What is taken of what the settings allow.
+    fn facts(&self) -> Vec<Fact> {
+        let limits = [("max_replication_slots", self.slots), ("max_wal_senders", self.senders)];
+        let fact = |(name, used): (&'static str, i64)| {
+            let allowed = self.number(name)?;
+            Some(Fact { name, side: "publisher", allowed, used, free: (allowed - used).max(0) })
+        };
+        limits.into_iter().filter_map(fact).collect()
+    }
+
     fn shown(&self, name: &str) -> &str {
         self.shown.get(name).map_or("", String::as_str)
     }
 }
 
-pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
+/// `facts` gets the numbers of what is limited, whatever is found.
+pub(super) async fn findings(
+    context: &Context<'_>,
+    facts: &mut Vec<Fact>,
+) -> Result<Vec<Finding>, SidesError> {
     let publisher = Publisher::ask(context).await?;
+    facts.extend(publisher.facts());
     let mut found = Vec::new();
     found.extend(wal_level(context, &publisher));
     found.extend(standby(context, &publisher));
@@ -239,7 +254,9 @@ fn free(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
             1 => last,
             _ => continue,
         };
-        let message = format!("allows {allowed}, of which {taken} are taken; one is needed for the sidecar");
+        let are = if taken == 1 { "is" } else { "are" };
+        let message =
+            format!("allows {allowed}, of which {taken} {are} taken; one is needed for the sidecar");
         let more = (allowed.max(taken) + 10).to_string();
         found.push(
             Finding::on_publisher(code, setting, message)

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Context, Finding, Severity, up_to_five};
+use crate::demo::text::counted;
 use crate::ops::ask::Side;
 use crate::ops::cutover::applier;
 use crate::readings::{Trouble, trouble};
@@ -126,8 +127,7 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
         let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
         if !names.is_empty() {
             let message = format!("published, and not known to any subscription: {}", up_to_five(&names));
-            let count =
-                if names.len() == 1 { "1 table".to_owned() } else { format!("{} tables", names.len()) };
+            let count = counted(names.len(), "table");
             let refresh = all.iter().map(|one| {
                 format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION;", quote_identifier(&one.name))
             });

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::bundle::bundle;
-use super::relations::{Both, Identity, Index, Kind, Relation};
+use super::relations::{Both, Identity, Index, Kind, Relation, Relations};
 use super::{Code, Context, Finding, Severity};
 use crate::ops::ask::Side;
 use crate::sides::SidesError;
@@ -42,7 +42,7 @@ const MATERIALIZED: Code = Code {
 const INVALID_INDEX: Code = Code {
     code: "index-invalid",
     severity: Severity::Warning,
-    meaning: "An index of the subscriber is invalid: no query uses it, and a unique one may be broken.",
+    meaning: "An index is invalid: no query uses it, and a unique one may be broken. pg_dump leaves one of the publisher out, so that the subscriber lacks it.",
 };
 const TRIGGER: Code = Code {
     code: "trigger-on-apply",
@@ -78,7 +78,8 @@ pub(super) async fn findings(context: &Context<'_>, both: &Both) -> Result<Vec<F
     let mut found = bundle(without_identity(both), "table");
     found.extend(bundle(with_full_identity(both), "table"));
     found.extend(not_replicated(both));
-    found.extend(bundle(invalid_indexes(both), "index"));
+    found.extend(bundle(invalid_indexes(Side::Publisher, &both.publisher), "index"));
+    found.extend(bundle(invalid_indexes(Side::Subscriber, &both.subscriber), "index"));
     found.extend(bundle(triggers(context, both).await?, "trigger"));
     found.extend(bundle(never_analyzed(context).await?, "table"));
     found.extend(bundle(stricter(both), "constraint"));
@@ -181,19 +182,21 @@ fn not_replicated(both: &Both) -> Vec<Finding> {
     found
 }
 
-fn invalid_indexes(both: &Both) -> Vec<Finding> {
+fn invalid_indexes(side: Side, relations: &Relations) -> Vec<Finding> {
+    let told = |name: &str, message: String| match side {
+        Side::Publisher => Finding::on_publisher(&INVALID_INDEX, name, message),
+        Side::Subscriber => Finding::on_subscriber(&INVALID_INDEX, name, message),
+    };
     let mut found = Vec::new();
-    for table in &both.subscriber.all {
-        for index in both.subscriber.indexes(table.oid).iter().filter(|index| !index.valid) {
+    for table in &relations.all {
+        for index in relations.indexes(table.oid).iter().filter(|index| !index.valid) {
             let name = index.name.to_string();
             let on = format!("is invalid, on {}", table.name);
             found.push(if index.of_partitioned {
-                let message = format!("{on}: a partition lacks its part of it");
-                Finding::on_subscriber(&INVALID_INDEX, name, message)
+                told(&name, format!("{on}: a partition lacks its part of it"))
             } else {
-                let message = format!("{on}: the making of it failed, or has not ended");
-                let mend = format!("REINDEX INDEX CONCURRENTLY {name};");
-                Finding::on_subscriber(&INVALID_INDEX, name, message).mend(mend)
+                told(&name, format!("{on}: the making of it failed, or has not ended"))
+                    .mend(format!("REINDEX INDEX CONCURRENTLY {name};"))
             });
         }
     }

@@ -22,6 +22,7 @@ use super::statements;
 use super::tables::Tables;
 use super::{Request, Reversed, Step, undo};
 use crate::config::ShownDuration;
+use crate::demo::text::counted;
 use crate::ops::ask::Side;
 use crate::sides::SidesError;
 use crate::sql;
@@ -302,7 +303,10 @@ async fn nothing_left(ends: &Ends, forward: &Forward) -> Result<Option<Obstacle>
         return Ok(None);
     }
     Ok(Some(Obstacle::refused(
-        format!("slot {slot} on the old server has {left} changes that the new server does not have"),
+        format!(
+            "slot {slot} on the old server has {} that the new server does not have",
+            counted(left, "change")
+        ),
         "somebody writes on the old server: stop that, and run this again",
     )))
 }

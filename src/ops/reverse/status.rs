@@ -12,6 +12,7 @@ use super::found::{Piece, SlotPiece};
 use super::observe::{Foreign, Observed, observe};
 use super::{SCHEMA, Server};
 use crate::config::Settings;
+use crate::demo::text::counted;
 use crate::exit::ExitCode;
 use crate::sides::SidesError;
 use crate::types::quote_identifier;
@@ -160,8 +161,11 @@ impl Status {
                 && self.subscription
             {
                 self.alarms.push(format!(
-                    "{changes} changes in {transactions} transactions were written on the old server {when} that did not \
-                     come by replication: the new server does not have them"
+                    "{} in {} {} written on the old server {when} that did not come by replication: the new \
+                     server does not have them",
+                    counted(changes, "change"),
+                    counted(transactions, "transaction"),
+                    if changes == 1 { "was" } else { "were" },
                 ));
             }
         }

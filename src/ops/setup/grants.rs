@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 
 use super::mark::Names;
+use crate::demo::text::counted;
 use crate::ops::OpsError;
 use crate::ops::ask::Side;
 use crate::sides::SidesError;
@@ -192,7 +193,7 @@ impl Asked<'_> {
         let sequences = self.sequences(role, group, needs).await?;
         let privileges = self.privileges().join(", ");
         if !sequences.without.is_empty() {
-            missing.push(format!("{privileges} on {} sequences", sequences.without.len()));
+            missing.push(format!("{privileges} on {}", counted(sequences.without.len(), "sequence")));
             for batch in sequences.without.chunks(BATCH) {
                 grants.push(format!("GRANT {privileges} ON SEQUENCE {} TO {to}", batch.join(", ")));
             }
@@ -269,7 +270,7 @@ impl Asked<'_> {
             }
         }
         if !grants.is_empty() {
-            missing.push(format!("SELECT of the id columns of {} tables", grants.len()));
+            missing.push(format!("SELECT of the id columns of {}", counted(grants.len(), "table")));
         }
         Ok(grants)
     }

@@ -6,7 +6,9 @@ use proto_tests::pair::{DATABASE, Pair, PairOptions, SHADOW_ROLE};
 use proto_tests::publication::Publication;
 use proto_tests::sidecar;
 use proto_tests::stage::Stage;
+use proto_tests::verb;
 use seqshadow::demo::servers::{Cluster, ClusterOptions};
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publisher_without_logical_wal() {
@@ -35,7 +37,7 @@ async fn no_room_for_a_slot_or_a_wal_sender() -> Result<()> {
     publisher.batch_execute(&slot("one")).await?;
     let looked = look(&pair, &[], &[])?;
     assert_eq!(looked.among(ROOM), ["last-slot"]);
-    let expected = "max_replication_slots: allows 2, of which 1 are taken; one is needed for the sidecar";
+    let expected = "max_replication_slots: allows 2, of which 1 is taken; one is needed for the sidecar";
     assert_eq!(looked.of("last-slot"), [expected]);
     publisher.batch_execute(&slot("ours")).await?;
     let looked = look(&pair, &[], &[])?;
@@ -60,6 +62,29 @@ async fn no_room_for_a_slot_or_a_wal_sender() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_free_is_said_also_where_there_is_enough() -> Result<()> {
+    let options = PairOptions {
+        publisher: ClusterOptions::default().set("max_replication_slots", "7").set("max_wal_senders", "9"),
+        ..PairOptions::default()
+    };
+    let pair = Pair::with(15, 17, options).await?;
+    let facts = || -> Result<Value> { Ok(verb::run(&pair, "check", &["--json"])?.json()?["facts"].clone()) };
+    let fact = |name: &str, allowed: i64, used: i64| json!({ "name": name, "side": "publisher", "allowed": allowed, "used": used, "free": allowed - used });
+    let senders = fact("max_wal_senders", 9, 0);
+    assert_eq!(facts()?, json!([fact("max_replication_slots", 7, 0), senders]));
+    let publisher = pair.on_publisher().await?;
+    publisher.batch_execute("SELECT pg_create_physical_replication_slot('one')").await?;
+    assert_eq!(facts()?, json!([fact("max_replication_slots", 7, 1), senders]));
+    let text = verb::run(&pair, "check", &[])?.stdout;
+    let expected = "max_replication_slots of the publisher: 1 of 7 in use, 6 free
+max_wal_senders of the publisher: 0 of 9 in use, 9 free
+
+";
+    assert!(text.starts_with(expected), "{text}");
+    Ok(())
+}
+
 const RETENTION: &[&str] = &["slot-wal-unlimited", "slot-wal-limit-small", "idle-slot-timeout"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,6 +105,10 @@ async fn how_much_wal_a_slot_may_hold_back_and_for_how_long() -> Result<()> {
     let expected = "idle_replication_slot_timeout: is 1d: a slot that nobody reads for so long is lost";
     assert_eq!(looked.of("idle-slot-timeout"), [expected]);
     assert!(looked.of("slot-wal-unlimited").is_empty());
+    assert_eq!(look(&pair, &["--max-retained-wal=256MB"], &[])?.among(RETENTION), ["idle-slot-timeout"]);
+    assert!(look(&pair, &["--temporary-slot"], &[])?.among(RETENTION).is_empty());
+    let both = verb::run(&pair, "check", &["--temporary-slot", "--failover"])?;
+    assert_eq!(both.code(), 2, "{}", both.all());
     let less = [("SEQSHADOW_MAX_RETAINED_WAL", "256MiB")];
     assert_eq!(look(&pair, &[], &less)?.among(RETENTION), ["idle-slot-timeout"]);
     assert_eq!(

@@ -105,6 +105,21 @@ async fn what_is_not_replicated_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_of_the_publisher_that_nobody_uses() {
+    let stage = Stage::replicating(16, 13, TABLES).await.unwrap();
+    stage.on_publisher("INSERT INTO b VALUES (1, 1), (2, 1)").await;
+    Findings::of_pair(&stage.pair).unwrap().expect_none_of(&["index-invalid"]);
+    let twice = "CREATE UNIQUE INDEX CONCURRENTLY twice ON b (x)";
+    assert!(stage.publisher.batch_execute(twice).await.is_err());
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    let invalid = "public.twice: is invalid, on public.b: the making of it failed, or has not ended";
+    assert_eq!(findings.of("index-invalid"), [invalid]);
+    stage.on_publisher("UPDATE b SET x = id").await;
+    findings.mend(&stage, &["index-invalid"]).await;
+    Findings::of_pair(&stage.pair).unwrap().expect_none_of(&["index-invalid"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_slows_or_stops_the_subscriber() {
     let stage = Stage::replicating(15, 14, TABLES).await.unwrap();
     // So that nobody analyzes it but the test.

@@ -165,8 +165,13 @@ impl Gate<'_> {
         let by_us = self.undo.is_some();
         if self.sessions_left > 0 {
             notes.push(format!(
-                "{} sessions are still connected to the publisher and could write again: this holds up to {}",
-                self.sessions_left, self.proven
+                "{} still connected to the publisher and could write again: this holds up to {}",
+                if self.sessions_left == 1 {
+                    "1 session is".to_owned()
+                } else {
+                    format!("{} sessions are", self.sessions_left)
+                },
+                self.proven
             ));
         }
         Certified {
