@@ -123,29 +123,19 @@ async fn missing_privileges_are_named_with_the_grant() {
     let stage = Stage::replicating(14, 18, ORDERS).await.unwrap();
     let before = inventories(&stage).await;
     let run = |flags: &[&str]| verb::run(&stage.pair, "setup", &[&["--slot=ours"], flags].concat()).unwrap();
+    let nothing_is_made = async || {
+        let ours = "SELECT FROM pg_publication WHERE pubname = 'seqshadow_ours'";
+        assert!(stage.publisher.query(ours, &[]).await.unwrap().is_empty());
+    };
     ends(&run(&[]), 2, &["GRANT CREATE ON DATABASE shop TO shadow"]);
     stage.on_publisher("GRANT CREATE ON DATABASE shop TO shadow").await;
     ends(&run(&[]), 2, &["owner of public.orders", "GRANT postgres TO shadow"]);
-    assert!(
-        stage
-            .publisher
-            .query("SELECT FROM pg_publication WHERE pubname = 'seqshadow_ours'", &[])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    nothing_is_made().await;
     // An owner of the tables who may not replicate: said before anything is made.
     stage.on_publisher("ALTER TABLE orders OWNER TO app; GRANT CREATE ON DATABASE shop TO app").await;
     let app = format!("--publisher={}", stage.pair.publisher.conninfo_as("app", "shop"));
     ends(&run(&[&app]), 2, &["ALTER ROLE app REPLICATION"]);
-    assert!(
-        stage
-            .publisher
-            .query("SELECT FROM pg_publication WHERE pubname = 'seqshadow_ours'", &[])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    nothing_is_made().await;
     // As owner, with the slot left to the daemon.
     ends(&run(&[&app, "--no-slot", "--role=shadow"]), 0, &["made"]);
     let torn = verb::run(&stage.pair, "teardown", &["--slot=ours", &app]).unwrap();
