@@ -87,7 +87,10 @@ pub(super) fn listed(objects: &[Object], with_sql: bool) -> String {
     for object in objects {
         listing.row([object.side.to_owned(), what(object), object.outcome.as_str().to_owned()]);
     }
-    let mut out = listing.render() + "\n";
+    let mut out = listing.render();
+    if objects.iter().any(|object| object.note.is_some()) {
+        out.push('\n');
+    }
     for object in objects {
         if let Some(note) = &object.note {
             out += &hang(&format!("{}, {}: {note}", what(object), object.side), 2);

@@ -65,7 +65,8 @@ Examples:
   seqshadow teardown --config orders.toml --drop-role
 
 Exit status: 0 nothing of it is left, 1 something is (named), 2 usage or configuration, 3 a server could not be \
-reached (the other side is done), 4 refused for safety: a sidecar is running, or it is not what setup made.";
+reached (the other side is done), 4 refused for safety: a sidecar is running, it is not what setup made, or rights to \
+remove all of it are missing; nothing was removed then.";
 
 pub(super) const PLAN_AFTER_HELP: &str = "\
 Examples:

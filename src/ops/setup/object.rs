@@ -62,11 +62,7 @@ impl Outcome {
 
 impl Object {
     pub(crate) fn new(side: Side, kind: &'static str, name: &str, outcome: Outcome) -> Self {
-        let side = match side {
-            Side::Publisher => "publisher",
-            Side::Subscriber => "subscriber",
-        };
-        Object { side, kind, name: name.to_owned(), outcome, note: None, sql: Vec::new() }
+        Object { side: side.name(), kind, name: name.to_owned(), outcome, note: None, sql: Vec::new() }
     }
 
     pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
