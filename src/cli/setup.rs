@@ -60,6 +60,7 @@ pub fn run(args: &SetupArgs) -> ProcessExit {
             refresh: args.refresh,
             grant: args.grant,
             read_tables: args.read_tables,
+            advance_function: settings.advance_function.clone(),
             dry_run: args.dry_run,
         };
         if args.print_grants {
@@ -153,10 +154,13 @@ fn text(done: &Setup) -> String {
         (false, false, false) => "NOT complete, see above; nothing was changed.\n",
     };
     let mut command = done.command.clone();
-    for flag in [" --publication ", " --publisher ", " --subscriber "] {
+    for flag in [" --publication ", " --publisher ", " --subscriber ", " --advance-function"] {
         command = command.replacen(flag, &format!(" \\\n       {flag}"), 1);
     }
-    out + "The daemon is started with:\n\n    " + &command + "\n"
+    out += "The daemon is started with:\n\n    ";
+    out += &command;
+    out.push('\n');
+    out
 }
 
 fn named(what: &str, names: &[String]) -> String {

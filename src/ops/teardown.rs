@@ -5,6 +5,7 @@
 //! there is, and because a marked publication names it (which therefore goes last) or a seqshadow holds it. Everything is
 //! looked at, and may be refused, before anything is removed.
 
+mod function;
 mod roles;
 mod slot;
 
@@ -23,6 +24,7 @@ use crate::exit::ExitCode;
 use crate::sides::{self, Needs, Sides, SidesError};
 use crate::sql::{self, Connection};
 use crate::types::quote_identifier;
+use function::Functions;
 use roles::Roles;
 use slot::SlotPlan;
 
@@ -84,6 +86,7 @@ struct Reached {
 
 /// What there is on the subscriber.
 struct OnSubscriber {
+    functions: Functions,
     roles: Roles,
 }
 
@@ -133,8 +136,9 @@ pub async fn run(
             if !options.dry_run {
                 lock(side, &connection.client, names.slot.as_str()).await?;
             }
-            let roles = roles::look(side, connection, &names, &[&names.moves]).await?;
-            Some(OnSubscriber { roles })
+            let functions = function::look(&connection.client, &names).await?;
+            let roles = roles::look(side, connection, &names, &[&names.moves, &names.calls]).await?;
+            Some(OnSubscriber { functions, roles })
         }
         None => None,
     };
@@ -143,7 +147,8 @@ pub async fn run(
         refuse(Side::Publisher, &publisher.client, &lacking).await?;
     }
     if let (Some(sides), Some(found)) = (sides, &on_subscriber) {
-        let lacking = found.roles.lacking(options);
+        let mut lacking = found.functions.lacking(&found.roles);
+        lacking.extend(found.roles.lacking(options));
         refuse(Side::Subscriber, &sides.subscriber.client, &lacking).await?;
     }
     if let (Some(publisher), Some(found)) = (&reached.publisher, on_publisher) {
@@ -317,6 +322,7 @@ impl Teardown {
         options: Options,
     ) -> Result<(), OpsError> {
         be_patient(Side::Subscriber, client, options.wait).await?;
+        self.objects.extend(function::remove(client, &found.functions, &found.roles, options).await?);
         self.objects.extend(roles::remove(Side::Subscriber, client, &found.roles, options).await?);
         Ok(())
     }

@@ -48,10 +48,14 @@ The publication shows the id columns only (whole rows before PostgreSQL 15), and
 concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or that of --publication. Run setup as a \
 superuser, or as the tables' owner; the rights are for the role named by --role.
 
+With --advance-function the role may read the subscriber's sequences and call a SECURITY DEFINER function that only \
+moves them forward; it cannot set one back. Give seqshadow and its other verbs the same flag.
+
 Examples:
   seqshadow setup --config orders.toml --dry-run
   seqshadow setup --config orders.toml --role seqshadow --grant
   seqshadow setup --config orders.toml --role seqshadow --print-grants
+  seqshadow setup --slot orders --role seqshadow --grant --advance-function
   seqshadow setup --config orders.toml --refresh    # after new tables
 
 Exit status: 0 everything is as it should be, 1 something is left to be done (named), 2 usage or configuration, \

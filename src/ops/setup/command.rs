@@ -4,12 +4,18 @@ use super::Options;
 use super::mark::Names;
 use crate::conninfo::{Conninfo, Endpoint, SslMode};
 use crate::sides::Sides;
+use crate::subscriber::function::SCHEMA;
 
 /// For both servers as they were named, and the daemon's role.
 pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options) -> String {
     let address = |conninfo: &Conninfo| shell_word(&address(conninfo, options.role.as_deref()));
+    let function = match &options.advance_function {
+        None => String::new(),
+        Some(function) if function.schema() == SCHEMA => " --advance-function".to_owned(),
+        Some(function) => format!(" --advance-function={}", shell_word(function.schema())),
+    };
     format!(
-        "seqshadow --slot {} --publication {} --publisher {} --subscriber {}",
+        "seqshadow --slot {} --publication {} --publisher {} --subscriber {}{function}",
         names.slot,
         shell_word(&names.publication),
         address(&sides.publisher_conninfo),

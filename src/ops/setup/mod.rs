@@ -7,11 +7,13 @@
 
 mod apply;
 mod command;
+pub(crate) mod function;
 mod grants;
 mod look;
 pub(crate) mod mark;
 pub mod object;
 pub(crate) mod publication;
+mod rights;
 mod slot;
 mod tables;
 
@@ -32,6 +34,7 @@ use super::ask::Side;
 use crate::config::Settings;
 use crate::publisher::connection::SlotOptions;
 use crate::sides::Sides;
+use crate::subscriber::function::AdvanceFunction;
 use crate::types::quote_identifier;
 
 /// The name and version of the JSON that is printed.
@@ -51,6 +54,8 @@ pub struct Options {
     pub grant: bool,
     /// The furthest ids in tables are to be read too.
     pub read_tables: bool,
+    /// The daemon's role is to move sequences by this function only.
+    pub advance_function: Option<AdvanceFunction>,
     pub dry_run: bool,
 }
 
@@ -289,6 +294,16 @@ impl Setup {
             object = object.note(notes.join("; "));
         }
         self.objects.push(object);
+        if let Some((name, is_right)) = &rights.function {
+            // It comes with the rights, in one transaction.
+            let was_made = options.grant && !options.dry_run;
+            let outcome = match (is_right, outcome) {
+                (true, _) => Outcome::Kept,
+                (false, Outcome::Open) if was_made => Outcome::Made,
+                (false, outcome) => outcome,
+            };
+            self.objects.push(Object::new(rights.side, "function", &name.to_string(), outcome));
+        }
         Ok(())
     }
 

@@ -124,6 +124,17 @@ impl Roles {
         names.into_iter().map(one).collect()
     }
 
+    /// What lets us act as the group that owns the function, where it takes more than being who we are.
+    pub(super) fn acting_as(&self, name: &str) -> Vec<String> {
+        let group = self.groups.iter().find(|group| group.name == name && group.is == Is::Ours && !group.may);
+        group.map(|group| self.joining(group)).into_iter().collect()
+    }
+
+    /// Whether that can be had.
+    pub(super) fn may_act_as(&self, name: &str) -> bool {
+        self.groups.iter().any(|group| group.name == name && group.is == Is::Ours && group.may_drop)
+    }
+
     fn joining(&self, group: &Group) -> String {
         let inherit = if self.version >= 160_000 { " WITH INHERIT TRUE" } else { "" };
         format!("GRANT {} TO CURRENT_USER{inherit}", quote_identifier(&group.name))

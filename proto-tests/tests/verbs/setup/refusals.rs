@@ -156,7 +156,7 @@ async fn a_teardown_with_too_few_rights_removes_nothing() {
     for (publisher, subscriber) in [(16, 13), (12, 17)] {
         let stage = Stage::replicating(publisher, subscriber, ORDERS).await.unwrap();
         let before = inventories(&stage).await;
-        let flags = ["--role=new", "--grant"];
+        let flags = ["--role=new", "--grant", "--advance-function"];
         ends(&admin(&stage.pair, "setup", &flags), 0, &["Done"]);
         let made = inventories(&stage).await;
         let refused = |flags: &[&str], words: &[&str]| {
@@ -174,7 +174,8 @@ async fn a_teardown_with_too_few_rights_removes_nothing() {
         assert_eq!(inventories(&stage).await, made);
         // All of it on one side, and too little on the other.
         let publisher = format!("--publisher={}", stage.pair.publisher_conninfo());
-        let words = ["on the subscriber role shadow", "role seqshadow_ours_moves"];
+        let words =
+            ["on the subscriber role shadow", "advance_sequences", "schema seqshadow (owner postgres"];
         refused(&[&publisher], &words);
         assert_eq!(inventories(&stage).await, made);
         ends(&admin(&stage.pair, "teardown", &["--drop-role"]), 0, &["Done"]);

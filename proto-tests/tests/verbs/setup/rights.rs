@@ -12,7 +12,7 @@ CREATE SCHEMA \"Größe\";
 CREATE TABLE \"Größe\".items (\"Id\" int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);";
 
 /// Servers on which `shadow` has no rights at all.
-async fn bare(publisher: u32, subscriber: u32) -> Stage {
+pub(super) async fn bare(publisher: u32, subscriber: u32) -> Stage {
     let pair = Pair::new(publisher, subscriber).await.unwrap();
     pair.on_both(TABLES).await.unwrap();
     pair.replicate_all().await.unwrap();
