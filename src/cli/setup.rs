@@ -157,6 +157,14 @@ fn text(done: &Setup) -> String {
     for flag in [" --publication ", " --publisher ", " --subscriber ", " --advance-function"] {
         command = command.replacen(flag, &format!(" \\\n       {flag}"), 1);
     }
+    if done.role_is_a_guess {
+        let guess = format!(
+            "Nothing says which role seqshadow is to run as, so that the one setup ran as, a superuser, is in what \
+             follows: --role names another, with few rights ({}).",
+            done.role
+        );
+        out += &hang(&guess, 2);
+    }
     out += "The daemon is started with:\n\n    ";
     out += &command;
     out.push('\n');

@@ -46,7 +46,8 @@ Examples:
 pub(super) const SETUP_AFTER_HELP: &str = "\
 The publication shows the id columns only (whole rows before PostgreSQL 15), and inserts and truncates only: it never \
 concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or that of --publication. Run setup as a \
-superuser, or as the tables' owner; the rights are for the role named by --role.
+superuser, or as the tables' owner; the rights are for the role named by --role, or the one that an earlier setup gave \
+them to.
 
 With --advance-function the role may read the subscriber's sequences and call a SECURITY DEFINER function that only \
 moves them forward; it cannot set one back. Give seqshadow and its other verbs the same flag.

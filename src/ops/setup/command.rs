@@ -7,8 +7,8 @@ use crate::sides::Sides;
 use crate::subscriber::function::SCHEMA;
 
 /// For both servers as they were named, and the daemon's role.
-pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options) -> String {
-    let address = |conninfo: &Conninfo| shell_word(&address(conninfo, options.role.as_deref()));
+pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options, role: Option<&str>) -> String {
+    let address = |conninfo: &Conninfo| shell_word(&address(conninfo, role));
     let function = match &options.advance_function {
         None => String::new(),
         Some(function) if function.schema() == SCHEMA => " --advance-function".to_owned(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::grants::Rights;
 use super::mark::Names;
 use super::publication::{self, Differences, Found};
-use super::rights::rights;
+use super::rights::{rights, role};
 use super::tables::{self, Wanted};
 use super::{LOOK_AGAIN, Options, Polled, lock, slot};
 use crate::catalog::coverage::Coverage;
@@ -43,6 +43,8 @@ pub(super) struct Looked {
     pub names: Names,
     pub publisher: Connection,
     pub user: String,
+    /// The daemon's, where it was named now or before.
+    pub role: Option<String>,
     pub wanted: Wanted,
     pub plan: Plan,
     pub slot: SlotPlan,
@@ -98,11 +100,13 @@ pub(super) async fn look(sides: &Sides, settings: &Settings, options: &Options) 
     if matches!(plan, Plan::Make | Plan::Alter(_)) {
         may_publish(&this, found.as_ref(), &wanted)?;
     }
-    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, options).await?;
+    let role = role(sides, &publisher, &this, &names, options).await?;
+    let named = Options { role: role.clone(), ..options.clone() };
+    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, &named).await?;
     let slot = look_at_slot(sides, &publisher, &this, &names, found.is_some(), options).await?;
     drop(managed);
     let (user, subscriber_catalog) = (this.user, catalog);
-    Ok(Looked { names, publisher, user, wanted, plan, slot, rights, subscriber_catalog })
+    Ok(Looked { names, publisher, user, role, wanted, plan, slot, rights, subscriber_catalog })
 }
 
 /// Looks at the rights only.
@@ -120,7 +124,9 @@ pub(super) async fn only_rights(
     let catalog = subscriber_catalog(sides).await?;
     let managed = tables::managed(&catalog, settings);
     let wanted = tables::wanted(&publisher.client, publisher.version, &managed, settings).await?;
-    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, options).await?;
+    let role = role(sides, &publisher, &this, &names, options).await?;
+    let named = Options { role, ..options.clone() };
+    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, &named).await?;
     Ok((this, rights))
 }
 

@@ -74,6 +74,11 @@ pub struct Setup {
     pub tables: Published,
     /// Sequences that the stream will not show; the daemon polls them. Not known in a dry run.
     pub polled: Vec<Polled>,
+    /// The role that the daemon runs as.
+    pub role: String,
+    /// Nothing says so: it is the superuser that setup ran as.
+    #[serde(skip)]
+    pub role_is_a_guess: bool,
     /// How the daemon is started.
     pub command: String,
 }
@@ -200,7 +205,9 @@ impl Setup {
             objects: Vec::new(),
             tables,
             polled: Vec::new(),
-            command: command::daemon(&looked.names, sides, options),
+            role: looked.role.clone().unwrap_or_else(|| looked.user.clone()),
+            role_is_a_guess: looked.role.is_none() && looked.rights.iter().any(|rights| rights.superuser),
+            command: command::daemon(&looked.names, sides, options, looked.role.as_deref()),
         }
     }
 

@@ -1,7 +1,9 @@
-//! What the daemon's role lacks on both sides.
+//! Which role the daemon runs as, and what it lacks on both sides.
 //!
 //! In: both [`Sides`], the sequences and tables. Out: [`Rights`] for each side. Where the role is to have sequences moved by
 //! the advance-only function, the function and the rights of its owner are among them.
+
+use std::collections::BTreeSet;
 
 use super::Options;
 use super::function;
@@ -17,6 +19,38 @@ use crate::sides::{Sides, SidesError};
 use crate::sql::Connection;
 use crate::subscriber::function::AdvanceFunction;
 use crate::types::quote_identifier;
+
+/// The daemon's role: the one that is named, or that an earlier setup made or gave rights to, on whichever side.
+///
+/// # Errors
+/// Where a server cannot be asked.
+pub(super) async fn role(
+    sides: &Sides,
+    publisher: &Connection,
+    this: &Publisher,
+    names: &Names,
+    options: &Options,
+) -> Result<Option<String>, SidesError> {
+    if options.role.is_some() {
+        return Ok(options.role.clone());
+    }
+    // Who made a role is a member of it too from 16 on, with ADMIN.
+    let sql = "SELECT r.rolname::text FROM pg_roles r
+                WHERE r.rolname <> ALL ($1)
+                  AND (shobj_description(r.oid, 'pg_authid') = $2
+                       OR EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+                                   WHERE m.member = r.oid AND NOT m.admin_option AND g.rolname = ANY ($1)
+                                     AND shobj_description(g.oid, 'pg_authid') = $2))";
+    let groups = [&names.reads, &names.moves, &names.calls];
+    let there = (Side::Subscriber, &sides.subscriber.client, sides.subscriber_conninfo.dbname());
+    let mut known = BTreeSet::new();
+    for (side, client, database) in [(Side::Publisher, &publisher.client, this.database.as_str()), there] {
+        for row in side.rows(client, sql, &[&groups.as_slice(), &names.role_mark(database)]).await? {
+            known.insert(side.get::<String>(&row, 0)?);
+        }
+    }
+    Ok(known.pop_first().filter(|_| known.is_empty()))
+}
 
 /// The rights on both sides: the publisher's first.
 ///

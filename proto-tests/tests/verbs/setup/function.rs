@@ -47,6 +47,9 @@ async fn keeps_up(publisher: u32, subscriber: u32) {
     ends(&made, 0, &["function seqshadow.advance_sequences made", " --advance-function", "Done"]);
     let after = inventories(&stage).await;
     ends(&admin(&stage.pair, "setup", &GRANT), 0, &["nothing was changed"]);
+    // Without its name the role is known by what it was given.
+    let again = admin(&stage.pair, "setup", &["--refresh", "--grant", "--advance-function"]);
+    ends(&again, 0, &["nothing was changed", "user=shadow"]);
     assert_eq!(inventories(&stage).await, after);
 
     let shadow = as_shadow(&stage).await;
