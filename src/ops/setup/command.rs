@@ -23,6 +23,21 @@ pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options, role: Opti
     )
 }
 
+/// The same as lines of the configuration file, for a daemon that is started by its slot alone.
+pub(super) fn config(names: &Names, sides: &Sides, options: &Options, role: Option<&str>) -> String {
+    let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let mut lines = format!(
+        "publisher = {}\nsubscriber = {}\npublication = [{}]\n",
+        text(&address(&sides.publisher_conninfo, role)),
+        text(&address(&sides.subscriber_conninfo, role)),
+        text(&names.publication)
+    );
+    if let Some(function) = &options.advance_function {
+        lines += &format!("advance_function = {}\n", text(function.schema()));
+    }
+    lines
+}
+
 fn address(conninfo: &Conninfo, role: Option<&str>) -> String {
     let mut hosts = Vec::new();
     let mut ports = Vec::new();

@@ -81,6 +81,8 @@ pub struct Setup {
     pub role_is_a_guess: bool,
     /// How the daemon is started.
     pub command: String,
+    /// The same as lines of its configuration file.
+    pub config: String,
 }
 
 /// What the publication shows.
@@ -208,6 +210,7 @@ impl Setup {
             role: looked.role.clone().unwrap_or_else(|| looked.user.clone()),
             role_is_a_guess: looked.role.is_none() && looked.rights.iter().any(|rights| rights.superuser),
             command: command::daemon(&looked.names, sides, options, looked.role.as_deref()),
+            config: command::config(&looked.names, sides, options, looked.role.as_deref()),
         }
     }
 
