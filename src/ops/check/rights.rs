@@ -173,7 +173,10 @@ fn on_subscriber(context: &Context<'_>, followed: &[&Surveyed]) -> Vec<Finding> 
         let kind = match rights {
             _ if !rights.schema => Some(&mut closed),
             _ if !rights.may_advance() || !rights.may_read() => Some(&mut stuck),
-            _ if !rights.update && rights.function != ByFunction::Possible => Some(&mut slow),
+            // The function refuses CYCLE: there is no forwards.
+            _ if !rights.update && (rights.function != ByFunction::Possible || sequence.definition.cycle) => {
+                Some(&mut slow)
+            }
             _ if !rights.select => Some(&mut unread),
             _ => None,
         };

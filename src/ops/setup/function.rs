@@ -100,7 +100,7 @@ pub(super) async fn look(
     Ok(found)
 }
 
-/// The sequences that `role` may change without the function.
+/// The sequences that `role` may change without the function. One with CYCLE goes back by nature, and is none of them.
 async fn sets_itself(
     client: &Client,
     role: &str,
@@ -112,7 +112,8 @@ async fn sets_itself(
                  JOIN pg_namespace n ON n.nspname = w.s
                  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind = 'S'
                  JOIN pg_roles r ON r.rolname = $1
-                WHERE has_sequence_privilege(r.oid, c.oid, 'USAGE, UPDATE') ORDER BY 1, 2";
+                 JOIN pg_sequence d ON d.seqrelid = c.oid
+                WHERE has_sequence_privilege(r.oid, c.oid, 'USAGE, UPDATE') AND NOT d.seqcycle ORDER BY 1, 2";
     let rows = SIDE.rows(client, sql, &[&role, &schemas, &names]).await?;
     let name = |row| -> Result<String, SidesError> {
         Ok(QualifiedName::new(SIDE.get::<String>(row, 0)?, SIDE.get::<String>(row, 1)?).to_string())

@@ -268,6 +268,22 @@ async fn rights_that_were_given_before_are_taken_back_or_told() {
     let told = admin(&stage.pair, "setup", &flags);
     ends(&told, 1, &["could set them back", "REVOKE USAGE, UPDATE ON SEQUENCE public.orders_id_seq"]);
     stage.on_subscriber("REVOKE UPDATE ON SEQUENCE orders_id_seq FROM shadow").await;
+    // One with CYCLE is what the function refuses: check asks for that right, and setup has nothing against it.
+    stage
+        .pair
+        .on_both("CREATE SEQUENCE wheel MAXVALUE 50 CYCLE; GRANT SELECT ON wheel TO shadow")
+        .await
+        .unwrap();
+    let look = || {
+        let flags = ["--publication=seqshadow_ours", "--advance-function=Other One"];
+        crate::check::look(&stage.pair, &flags, &[]).unwrap()
+    };
+    let update = "subscriber-sequence-update";
+    assert_eq!(look().of(update), ["schema public: our role lacks UPDATE on the sequences: wheel"]);
+    stage.on_subscriber("GRANT UPDATE ON SEQUENCE wheel TO shadow").await;
+    look().expect_none_of(&[update]);
+    ends(&admin(&stage.pair, "setup", &flags), 0, &["nothing was changed"]);
+    stage.pair.on_both("DROP SEQUENCE wheel").await.unwrap();
     // Somebody opens it to all: mended.
     stage.on_subscriber("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA \"Other One\" TO PUBLIC").await;
     ends(&admin(&stage.pair, "setup", &flags), 0, &["made"]);
