@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::{Client, Error, Row};
 
 use super::default_expression::{Shape, classify};
-use super::{Catalog, Consumer, Link, Persistence, Privileges, Readable, Sequence};
+use super::{ByFunction, Catalog, Consumer, Link, Persistence, Privileges, Readable, Sequence};
 use crate::pgoutput::IdFormat;
 use crate::plan::Definition;
 use crate::readings::{Trouble, trouble};
@@ -190,7 +190,7 @@ fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Op
         },
         data_type: row.try_get(4)?,
         definition,
-        privileges: Privileges { schema, usage, select, update, owner },
+        privileges: Privileges { schema, usage, select, update, owner, function: ByFunction::Unused },
         consumers: consumers.remove(&oid).unwrap_or_default(),
     }))
 }

@@ -34,6 +34,18 @@ pub struct Privileges {
     pub update: bool,
     /// Whether our role has the rights of the sequence's owner (needed by `ALTER SEQUENCE`).
     pub owner: bool,
+    pub function: ByFunction,
+}
+
+/// Whether the advance-only function (see [`crate::subscriber::function`]) moves the sequence for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ByFunction {
+    /// It is not used.
+    #[default]
+    Unused,
+    /// It is to be used; and it is not there, may not be called, or may not move this sequence itself.
+    OutOfReach,
+    Possible,
 }
 
 impl Privileges {
@@ -41,6 +53,12 @@ impl Privileges {
     #[must_use]
     pub fn may_walk(self) -> bool {
         self.usage || self.update
+    }
+
+    /// By our own rights, or by the advance-only function.
+    #[must_use]
+    pub fn may_advance(self) -> bool {
+        self.may_walk() || self.function == ByFunction::Possible
     }
 
     /// `pg_sequence_last_value` asks for USAGE or SELECT.

@@ -60,6 +60,7 @@ pub fn run(args: &SetupArgs) -> ProcessExit {
             refresh: args.refresh,
             grant: args.grant,
             read_tables: args.read_tables,
+            advance_function: settings.advance_function.clone(),
             dry_run: args.dry_run,
         };
         if args.print_grants {
@@ -87,7 +88,10 @@ pub(super) fn listed(objects: &[Object], with_sql: bool) -> String {
     for object in objects {
         listing.row([object.side.to_owned(), what(object), object.outcome.as_str().to_owned()]);
     }
-    let mut out = listing.render() + "\n";
+    let mut out = listing.render();
+    if objects.iter().any(|object| object.note.is_some()) {
+        out.push('\n');
+    }
     for object in objects {
         if let Some(note) = &object.note {
             out += &hang(&format!("{}, {}: {note}", what(object), object.side), 2);
@@ -150,10 +154,24 @@ fn text(done: &Setup) -> String {
         (false, false, false) => "NOT complete, see above; nothing was changed.\n",
     };
     let mut command = done.command.clone();
-    for flag in [" --publication ", " --publisher ", " --subscriber "] {
+    for flag in [" --publication ", " --publisher ", " --subscriber ", " --advance-function"] {
         command = command.replacen(flag, &format!(" \\\n       {flag}"), 1);
     }
-    out + "The daemon is started with:\n\n    " + &command + "\n"
+    if done.role_is_a_guess {
+        let guess = format!(
+            "Nothing says which role seqshadow is to run as, so that the one setup ran as, a superuser, is in what \
+             follows: --role names another, with few rights ({}).",
+            done.role
+        );
+        out += &hang(&guess, 2);
+    }
+    out += "The daemon is started with:\n\n    ";
+    out += &command;
+    out += &format!("\n\nor as seqshadow@{0}, with these lines in /etc/seqshadow/{0}.toml:\n\n", done.slot);
+    for line in done.config.lines() {
+        out += &format!("    {line}\n");
+    }
+    out
 }
 
 fn named(what: &str, names: &[String]) -> String {

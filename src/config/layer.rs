@@ -21,6 +21,7 @@ pub(super) const KEYS: &[(&str, Takes)] = &[
     ("exclude_schema", Takes::Many),
     ("exclude_sequence", Takes::Many),
     ("rename", Takes::Many),
+    ("advance_function", Takes::One),
     ("create_slot", Takes::One),
     ("temporary_slot", Takes::One),
     ("failover", Takes::One),

@@ -26,6 +26,7 @@ pub use value::{
 };
 
 use crate::plan::Lead;
+use crate::subscriber::function::AdvanceFunction;
 use crate::types::{QualifiedName, SlotName};
 
 /// A libpq connection string or URI as it was given. It may hold a password, so it has no `Display`, and its `Debug`
@@ -77,6 +78,8 @@ pub struct Settings {
     pub exclude_schemas: Vec<NamePattern>,
     pub exclude_sequences: Vec<SequencePattern>,
     pub renames: Vec<Rename>,
+    /// The function that advances sequences for a role that may not do so itself.
+    pub advance_function: Option<AdvanceFunction>,
     /// Make the slot where it is missing.
     pub create_slot: bool,
     pub temporary_slot: bool,
@@ -230,6 +233,7 @@ mod tests {
         ("exclude_schema", ["a", "b", "c"]),
         ("exclude_sequence", ["a.x", "b.x", "c.x"]),
         ("rename", ["a.a=a.b", "b.a=b.b", "c.a=c.b"]),
+        ("advance_function", ["a", "b", "c"]),
         ("streaming", ["parallel", "on", "off"]),
         ("lead", ["1", "2", "3"]),
         ("poll_interval", ["1s", "2s", "3s"]),

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::layer::{Given, Layer, Origin};
 use super::value::{ShownDuration, ValueError, malformed, parse_duration, parse_switch};
 use super::{ByteSize, ConfigError, ConninfoText, Settings};
+use crate::subscriber::function::AdvanceFunction;
 
 /// Blind sequences are no further behind than this; reading one costs some microseconds.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -46,6 +47,7 @@ pub(super) fn settings(layers: &[&Layer]) -> Result<Settings, ConfigError> {
         exclude_schemas: reader.many("exclude_schema", FromStr::from_str)?,
         exclude_sequences: reader.many("exclude_sequence", FromStr::from_str)?,
         renames: reader.many("rename", FromStr::from_str)?,
+        advance_function: reader.one("advance_function", object_name)?.map(AdvanceFunction::in_schema),
         create_slot: reader.one("create_slot", parse_switch)?.unwrap_or(true),
         temporary_slot: reader.one("temporary_slot", parse_switch)?.unwrap_or(false),
         failover: reader.one("failover", parse_switch)?.unwrap_or(false),
@@ -159,7 +161,7 @@ fn conninfo(text: &str) -> Result<ConninfoText, ValueError> {
     Ok(ConninfoText::new(text))
 }
 
-/// A publication or subscription: any name PostgreSQL can hold (63 bytes unless it was built otherwise).
+/// A publication, subscription or schema: any name PostgreSQL can hold (63 bytes unless it was built otherwise).
 fn object_name(text: &str) -> Result<String, ValueError> {
     if text.is_empty() || text.len() > 63 || text.contains('\0') {
         return Err(malformed("a name of 1 to 63 bytes", text));

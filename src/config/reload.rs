@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{ConninfoText, Settings, ShownDuration};
+use crate::subscriber::function::AdvanceFunction;
 
 /// A setting that will have another value.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,6 +103,7 @@ impl Settings {
         let entry = |key, kind, shown| Entry { key, kind, shown };
         let duration = |duration| ShownDuration(duration).to_string();
         let switch = |on| if on { "on" } else { "off" }.to_owned();
+        let function = self.advance_function.as_ref().map(AdvanceFunction::schema);
         vec![
             entry("slot", Restart, self.slot.as_ref().map(ToString::to_string).unwrap_or_default()),
             entry("publication", Restart, list(&self.publications)),
@@ -110,6 +112,7 @@ impl Settings {
             entry("exclude_schema", Live, list(&self.exclude_schemas)),
             entry("exclude_sequence", Live, list(&self.exclude_sequences)),
             entry("rename", Restart, list(&self.renames)),
+            entry("advance_function", Restart, function.map(str::to_owned).unwrap_or_default()),
             entry("create_slot", Restart, switch(self.create_slot)),
             entry("temporary_slot", Restart, switch(self.temporary_slot)),
             entry("failover", Restart, switch(self.failover)),

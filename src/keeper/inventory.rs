@@ -8,10 +8,11 @@ use std::sync::Arc;
 use tracing::{debug, info};
 
 use super::{Keeper, Managed, within};
-use crate::catalog::{self, Persistence, Readable, Sequence};
+use crate::catalog::{Persistence, Readable, Sequence};
 use crate::config::Settings;
 use crate::readings::trouble;
 use crate::sql::{self, Connection, SqlError};
+use crate::subscriber::function::load_catalog;
 use crate::subscriber::subscription;
 use crate::tracking::{Tracking, Watched};
 use crate::types::QualifiedName;
@@ -19,7 +20,8 @@ use crate::types::QualifiedName;
 impl Keeper {
     /// Reads the catalog, and tells the poller and the stream if it changed.
     pub(super) async fn refresh(&mut self, connection: &Connection) -> Result<(), SqlError> {
-        let mut found = match within(catalog::load(&connection.client)).await {
+        let function = self.settings().advance_function.clone();
+        let mut found = match within(load_catalog(&connection.client, function.as_ref())).await {
             Ok(found) => found,
             // Printing a default waits for a table that is being truncated: what is known holds until later.
             Err(SqlError::Query(error)) if trouble(&error).is_some() && !self.managed.is_empty() => {

@@ -222,6 +222,7 @@ impl Keeper {
     async fn connected(&mut self, connection: &Connection) -> Result<(), SqlError> {
         let client = &connection.client;
         let advancer = within(Advancer::prepare(client)).await?;
+        let advancer = advancer.calling(self.settings().advance_function.as_ref());
         let role = within(client.query_one("SELECT current_user::text", &[])).await?;
         self.role = role.try_get(0)?;
         // It may be another server now (a fail-over, a restore): nothing is taken for granted.

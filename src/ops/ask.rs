@@ -19,6 +19,14 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    /// As people are told.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Side::Publisher => "publisher",
+            Side::Subscriber => "subscriber",
+        }
+    }
+
     /// The error of this side.
     pub(crate) fn error(self, source: impl Into<sql::SqlError>) -> SidesError {
         match self {

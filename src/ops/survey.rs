@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::ask::Side;
-use crate::catalog::{self, Catalog, Consumer, Readable, Sequence};
+use crate::catalog::{Catalog, Consumer, Readable, Sequence};
 use crate::config::{Outliers, Settings};
 use crate::keeper::{Beyond, Hold, Managed};
 use crate::pgoutput::IdFormat;
@@ -21,6 +21,7 @@ use crate::readings::{Reader, Reading, Trouble};
 use crate::sides::{Sides, SidesError};
 use crate::sql;
 use crate::subscriber::advance::Advancer;
+use crate::subscriber::function::load_catalog;
 use crate::tables::{self, Question, Scan};
 use crate::types::{Lsn, Oid, quote_identifier};
 
@@ -74,7 +75,8 @@ impl<'a> Surveyor<'a> {
         let publisher = sides.publisher().await?;
         let look = Look::new(publisher).await.map_err(SidesError::on_publisher)?;
         let client = &sides.subscriber.client;
-        let advancer = on_subscriber(Advancer::prepare(client)).await?;
+        let advancer =
+            on_subscriber(Advancer::prepare(client)).await?.calling(settings.advance_function.as_ref());
         let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
         let role = role.try_get(0).map_err(SidesError::on_subscriber)?;
         Ok(Surveyor { sides, settings, look, advancer, role, known: None })
@@ -144,7 +146,8 @@ impl<'a> Surveyor<'a> {
 
     /// Reads the definitions of both sides, which are no older than `stamps`.
     async fn learn(&mut self, stamps: [String; 2]) -> Result<Known, SidesError> {
-        let catalog = on_subscriber(catalog::load(&self.sides.subscriber.client)).await?;
+        let client = &self.sides.subscriber.client;
+        let catalog = on_subscriber(load_catalog(client, self.settings.advance_function.as_ref())).await?;
         let renames = self.settings.renames_by_publisher();
         let compared = self.look.compare(&catalog, &self.sides.publications, &renames).await;
         let compared = compared.map_err(SidesError::on_publisher)?;
@@ -454,7 +457,7 @@ pub(crate) async fn subscriber_alone(
 ) -> Result<Survey, SidesError> {
     let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
     let role: String = role.try_get(0).map_err(SidesError::on_subscriber)?;
-    let catalog = on_subscriber(catalog::load(client)).await?;
+    let catalog = on_subscriber(load_catalog(client, settings.advance_function.as_ref())).await?;
     let mut managed = manage(settings, &catalog);
     let reader = on_subscriber(Reader::prepare(client)).await?;
     read_states(client, &reader, &mut managed).await?;

@@ -5,6 +5,7 @@
 //! there is, and because a marked publication names it (which therefore goes last) or a seqshadow holds it. Everything is
 //! looked at, and may be refused, before anything is removed.
 
+mod function;
 mod roles;
 mod slot;
 
@@ -16,13 +17,14 @@ use tokio_postgres::Client;
 use super::OpsError;
 use super::ask::Side;
 use super::setup::mark::Names;
-use super::setup::{Object, Outcome, apply, be_patient, lock, used_by};
+use super::setup::{Object, Outcome, be_patient, lock, used_by};
 use crate::config::Settings;
 use crate::conninfo::{Conninfo, Environment};
 use crate::exit::ExitCode;
 use crate::sides::{self, Needs, Sides, SidesError};
 use crate::sql::{self, Connection};
 use crate::types::quote_identifier;
+use function::Functions;
 use roles::Roles;
 use slot::SlotPlan;
 
@@ -82,9 +84,22 @@ struct Reached {
     unreachable: Vec<Unreachable>,
 }
 
+/// What there is on the subscriber.
+struct OnSubscriber {
+    functions: Functions,
+    roles: Roles,
+}
+
+/// A publication with our mark.
+struct Publication {
+    name: String,
+    owner: String,
+    owned: bool,
+}
+
 /// What there is on the publisher.
 struct OnPublisher {
-    publications: Vec<String>,
+    publications: Vec<Publication>,
     /// Of the name that ours would have, and without our mark.
     foreign: Option<String>,
     slot: SlotPlan,
@@ -117,22 +132,62 @@ pub async fn run(
     };
     let on_subscriber = match sides {
         Some(sides) => {
-            let side = Side::Subscriber;
+            let (side, connection) = (Side::Subscriber, &sides.subscriber);
             if !options.dry_run {
-                lock(side, &sides.subscriber.client, names.slot.as_str()).await?;
+                lock(side, &connection.client, names.slot.as_str()).await?;
             }
-            Some(roles::look(side, &sides.subscriber, &names, &names.moves).await?)
+            let functions = function::look(&connection.client, &names).await?;
+            let roles = roles::look(side, connection, &names, &[&names.moves, &names.calls]).await?;
+            Some(OnSubscriber { functions, roles })
         }
         None => None,
     };
-    if let (Some(publisher), Some(found)) = (&reached.publisher, on_publisher) {
-        done.publisher(publisher, found, &names, options).await?;
+    if let (Some(publisher), Some(found)) = (&reached.publisher, &on_publisher) {
+        let lacking = found.lacking(&publisher.client, options).await?;
+        refuse(Side::Publisher, &publisher.client, &lacking).await?;
     }
-    if let (Some(sides), Some(roles)) = (sides, on_subscriber) {
-        be_patient(Side::Subscriber, &sides.subscriber.client, options.wait).await?;
-        done.objects.extend(roles::remove(Side::Subscriber, &sides.subscriber.client, roles, options).await?);
+    if let (Some(sides), Some(found)) = (sides, &on_subscriber) {
+        let mut lacking = found.functions.lacking(&found.roles);
+        lacking.extend(found.roles.lacking(options));
+        refuse(Side::Subscriber, &sides.subscriber.client, &lacking).await?;
+    }
+    if let (Some(publisher), Some(found)) = (&reached.publisher, on_publisher) {
+        let mut planned = done.clone();
+        let _ = planned.publisher(publisher, &found, &names, Options { dry_run: true, ..options }).await;
+        let ended = done.publisher(publisher, &found, &names, options).await;
+        done.note(Side::Publisher, ended, planned);
+    }
+    if let (Some(sides), Some(found)) = (sides, on_subscriber) {
+        let client = &sides.subscriber.client;
+        let mut planned = done.clone();
+        let _ = planned.subscriber(client, &found, Options { dry_run: true, ..options }).await;
+        let ended = done.subscriber(client, &found, options).await;
+        done.note(Side::Subscriber, ended, planned);
     }
     Ok(done)
+}
+
+/// Refuses, as a whole, what our role could do in part only.
+async fn refuse(side: Side, client: &Client, lacking: &[String]) -> Result<(), OpsError> {
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let role: String = side.value(client, "SELECT current_user::text", &[]).await?;
+    let side = side.name();
+    Err(OpsError::Refused {
+        what: format!(
+            "on the {side} role {} may not remove: {}; nothing was removed",
+            quote_identifier(&role),
+            lacking.join(", ")
+        ),
+        action: "run teardown as a superuser, as the role that ran setup, or after these GRANTs".to_owned(),
+    })
+}
+
+/// What our role may not remove, and the role whose rights it takes.
+fn owned_by(what: &str, owner: &str) -> String {
+    let owner = quote_identifier(owner);
+    format!("{what} (owner {owner}: GRANT {owner} TO CURRENT_USER;)")
 }
 
 /// Connects to what can be reached.
@@ -180,7 +235,7 @@ async fn look(
         lock(Side::Publisher, client, names.slot.as_str()).await?;
     }
     let (publications, foreign) = publications(client, names).await?;
-    for name in &publications {
+    for Publication { name, .. } in &publications {
         let user = match sides {
             Some(sides) => used_by(sides, name).await?,
             None => None,
@@ -196,20 +251,26 @@ async fn look(
     }
     let subscriptions = sides.map(|sides| sides.slots.as_slice()).unwrap_or_default();
     let slot = slot::look(publisher, subscriptions, names, !publications.is_empty(), options).await?;
-    let roles = roles::look(Side::Publisher, publisher, names, &names.reads).await?;
+    let roles = roles::look(Side::Publisher, publisher, names, &[&names.reads]).await?;
     Ok(OnPublisher { publications, foreign, slot, roles })
 }
 
 /// Those with our mark, and one without it of the name that ours would have.
-async fn publications(client: &Client, names: &Names) -> Result<(Vec<String>, Option<String>), SidesError> {
+async fn publications(
+    client: &Client,
+    names: &Names,
+) -> Result<(Vec<Publication>, Option<String>), SidesError> {
     let side = Side::Publisher;
-    let sql = "SELECT pubname::text, obj_description(oid, 'pg_publication') = $1 FROM pg_publication
+    let sql =
+        "SELECT pubname::text, obj_description(oid, 'pg_publication') = $1, pg_get_userbyid(pubowner)::text,
+                      pg_has_role(pubowner, 'USAGE')
+                 FROM pg_publication
                 WHERE obj_description(oid, 'pg_publication') = $1 OR pubname = $2 ORDER BY 1";
     let (mut ours, mut foreign) = (Vec::new(), None);
     for row in side.rows(client, sql, &[&names.publication_mark(), &names.publication]).await? {
         let name: String = side.get(&row, 0)?;
         if side.get::<Option<bool>>(&row, 1)?.unwrap_or(false) {
-            ours.push(name);
+            ours.push(Publication { name, owner: side.get(&row, 2)?, owned: side.get(&row, 3)? });
         } else {
             foreign = Some(name);
         }
@@ -217,11 +278,59 @@ async fn publications(client: &Client, names: &Names) -> Result<(Vec<String>, Op
     Ok((ours, foreign))
 }
 
+impl OnPublisher {
+    /// What our role may not do of what is to be done.
+    async fn lacking(&self, client: &Client, options: Options) -> Result<Vec<String>, SidesError> {
+        let mut lacking = Vec::new();
+        if self.slot != SlotPlan::Absent && !slot::may_drop(client).await? {
+            lacking
+                .push("the slot (that takes REPLICATION: ALTER ROLE CURRENT_USER REPLICATION;)".to_owned());
+        }
+        for one in self.publications.iter().filter(|one| !one.owned) {
+            lacking.push(owned_by(&format!("publication {}", quote_identifier(&one.name)), &one.owner));
+        }
+        lacking.extend(self.roles.lacking(options));
+        Ok(lacking)
+    }
+}
+
 impl Teardown {
+    /// Work on one side ended before its end: what was removed until then is listed, and the rest of what was `planned`.
+    fn note(&mut self, side: Side, ended: Result<(), OpsError>, planned: Teardown) {
+        let Err(error) = ended else { return };
+        let is_done = |one: &Object| {
+            self.objects.iter().any(|o| (o.side, o.kind, &o.name) == (one.side, one.kind, &one.name))
+        };
+        let rest = planned.objects.into_iter().filter(|one| !is_done(one));
+        let rest = rest.map(|one| match one.outcome {
+            Outcome::ToRemove => Object { outcome: Outcome::Left, ..one },
+            _ => one,
+        });
+        let mut rest: Vec<Object> = rest.collect();
+        if error.exit_code() == ExitCode::Unreachable {
+            self.unreachable.push(Unreachable { side: side.name(), reason: error.to_string() });
+        } else if let Some(first) = rest.iter_mut().find(|one| one.outcome == Outcome::Left) {
+            first.note = Some(error.to_string());
+        }
+        self.objects.extend(rest);
+    }
+
+    async fn subscriber(
+        &mut self,
+        client: &Client,
+        found: &OnSubscriber,
+        options: Options,
+    ) -> Result<(), OpsError> {
+        be_patient(Side::Subscriber, client, options.wait).await?;
+        self.objects.extend(function::remove(client, &found.functions, &found.roles, options).await?);
+        self.objects.extend(roles::remove(Side::Subscriber, client, &found.roles, options).await?);
+        Ok(())
+    }
+
     async fn publisher(
         &mut self,
         publisher: &Connection,
-        found: OnPublisher,
+        found: &OnPublisher,
         names: &Names,
         options: Options,
     ) -> Result<(), OpsError> {
@@ -234,19 +343,14 @@ impl Teardown {
         if found.publications.is_empty() && found.foreign.is_none() {
             self.objects.push(object(&names.publication, Outcome::Absent));
         }
-        for name in &found.publications {
+        for Publication { name, .. } in &found.publications {
             let sql = vec![format!("DROP PUBLICATION {}", quote_identifier(name))];
-            let (outcome, note) = if !is_gone {
-                (Outcome::Left, Some("as long as the slot is there, it says whose that is"))
-            } else if options.dry_run {
-                (Outcome::ToRemove, None)
+            self.objects.push(if is_gone {
+                roles::run(Side::Publisher, client, object(name, Outcome::Left), sql, options).await?
             } else {
-                apply(Side::Publisher, client, &sql, options.wait).await?;
-                (Outcome::Removed, None)
-            };
-            let mut removed = object(name, outcome).sql(sql);
-            removed.note = note.map(str::to_owned);
-            self.objects.push(removed);
+                let note = "as long as the slot is there, it says whose that is";
+                object(name, Outcome::Left).note(note).sql(sql)
+            });
         }
         if let Some(name) = &found.foreign {
             let note = format!("setup did not make it for slot {}: not ours to remove", names.slot);
@@ -260,7 +364,7 @@ impl Teardown {
             let slot = Object::new(Side::Publisher, "slot", names.slot.as_str(), Outcome::Left);
             self.objects.push(slot.note(note));
         }
-        self.objects.extend(roles::remove(Side::Publisher, client, found.roles, options).await?);
+        self.objects.extend(roles::remove(Side::Publisher, client, &found.roles, options).await?);
         Ok(())
     }
 }

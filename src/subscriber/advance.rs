@@ -12,7 +12,8 @@
 //!   sequence is there, whoever brought it there, so that it never uses up more than it must;
 //! - **lock**: where a walk would be too long and our role owns the sequence, `ALTER SEQUENCE … OWNER TO` its own
 //!   owner, which changes nothing, takes AccessExclusive, and nobody can call `nextval` until the guarded `setval` is
-//!   committed. Name and owner are read just before, and the lock is let go if either has changed by then.
+//!   committed. Name and owner are read just before, and the lock is let go if either has changed by then;
+//! - **call**: where our role may do none of that, the advance-only [`function`](super::function) does it for us.
 //!
 //! All writers of ours hold one advisory lock per database while they write, because two guarded setvals of
 //! different sessions do race.
@@ -23,7 +24,8 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
-use crate::catalog::Sequence;
+use super::function::{AdvanceFunction, Caller};
+use crate::catalog::{ByFunction, Sequence};
 use crate::plan::State;
 use crate::readings::{Reader, Reading, Smaller, Trouble, put, trouble};
 use crate::types::{Lsn, Oid, quote_identifier};
@@ -101,6 +103,7 @@ pub struct Advancer {
     reader: Reader,
     walk: Statement,
     set: Statement,
+    caller: Caller,
     walk_chunk: u64,
     /// Who is the first to be locked.
     turn: AtomicUsize,
@@ -119,6 +122,7 @@ enum Way {
     Walk(u64),
     Set,
     Lock,
+    Call,
 }
 
 impl Advancer {
@@ -144,7 +148,14 @@ impl Advancer {
                 &[Type::OID_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY],
             )
             .await?;
-        Ok(Advancer { reader, walk, set, walk_chunk: STEPS_WALK_CHUNK, turn: AtomicUsize::new(0) })
+        let (walk_chunk, turn) = (STEPS_WALK_CHUNK, AtomicUsize::new(0));
+        Ok(Advancer { reader, walk, set, caller: Caller::default(), walk_chunk, turn })
+    }
+
+    /// With the function that moves what our role may not.
+    #[must_use]
+    pub fn calling(self, function: Option<&AdvanceFunction>) -> Self {
+        Advancer { caller: Caller::of(function), ..self }
     }
 
     /// The reader of the same connection.
@@ -190,7 +201,7 @@ impl Advancer {
         }
         let sequences: Vec<&Sequence> = batch.iter().map(|step| step.sequence).collect();
         let now = self.reader.read_strictly(client, &sequences).await?;
-        let (mut walk, mut set, mut lock) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut walk, mut set, mut lock, mut call) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (step, reading) in batch.iter().zip(&now) {
             let Some(state) = state_of(reading, step) else { continue };
             match self.way(step, state) {
@@ -198,9 +209,11 @@ impl Advancer {
                 Way::Walk(steps) => walk.push((step, steps)),
                 Way::Set => set.push((step, state)),
                 Way::Lock => lock.push(step),
+                Way::Call => call.push((step.sequence, step.to)),
             }
         }
         self.set(client, &set).await?;
+        self.caller.call(client, &call).await?;
         // Near ones first: they are served also while a far one needs many turns.
         walk.sort_by_key(|(_, steps)| *steps);
         let mut left = self.walk_chunk;
@@ -235,6 +248,8 @@ impl Advancer {
             Way::Set
         } else if privileges.update && privileges.owner && knows_lane && steps >= STEPS_LOCK_MIN {
             Way::Lock
+        } else if !privileges.update && privileges.function == ByFunction::Possible {
+            Way::Call
         } else {
             Way::Walk(steps.min(self.walk_chunk))
         }

@@ -1,5 +1,6 @@
 //! The subscriber: the server whose sequences are kept ahead.
 
 pub mod advance;
+pub mod function;
 pub mod receipt;
 pub mod subscription;

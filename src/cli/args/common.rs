@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use crate::config::Layer;
+use crate::subscriber::function::SCHEMA;
 
 /// Which servers, what lies between them, and which sequences.
 #[derive(Args, Clone, Default)]
@@ -24,6 +25,9 @@ pub struct SidesArgs {
     /// Subscription on the subscriber [default: the only one there]
     #[arg(long, value_name = "NAME")]
     subscription: Option<String>,
+    /// Have sequences advanced by the function in this schema, which setup makes [default if given: seqshadow]
+    #[arg(long, value_name = "SCHEMA", num_args = 0..=1, require_equals = true, default_missing_value = SCHEMA)]
+    advance_function: Option<String>,
     /// Configuration file (TOML); -FILE if it may be missing
     #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
     pub(super) config: Option<PathBuf>,
@@ -58,6 +62,7 @@ impl SidesArgs {
             ("publisher", &self.publisher),
             ("subscriber", &self.subscriber),
             ("subscription", &self.subscription),
+            ("advance_function", &self.advance_function),
             ("connect_timeout", &self.connect_timeout),
         ];
         for (key, text) in one {

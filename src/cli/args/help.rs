@@ -48,13 +48,18 @@ Examples:
 pub(super) const SETUP_AFTER_HELP: &str = "\
 The publication shows the id columns only (whole rows before PostgreSQL 15), and inserts and truncates only: it never \
 concerns the application's UPDATE and DELETE. Its name is seqshadow_<slot>, or that of --publication. Run setup as a \
-superuser, or as the tables' owner; the rights are for the role named by --role. For a failover slot (publisher 17 or \
-newer) set failover = true in the file, or SEQSHADOW_FAILOVER=on, as for the daemon.
+superuser, or as the tables' owner; the rights are for the role named by --role, or the one that an earlier setup gave \
+them to. For a failover slot (publisher 17 or newer) set failover = true in the file, or SEQSHADOW_FAILOVER=on, as for \
+the daemon.
+
+With --advance-function the role may read the subscriber's sequences and call a SECURITY DEFINER function that only \
+moves them forward; it cannot set one back. Give seqshadow and its other verbs the same flag.
 
 Examples:
   seqshadow setup --config orders.toml --dry-run
   seqshadow setup --config orders.toml --role seqshadow --grant
   seqshadow setup --config orders.toml --role seqshadow --print-grants
+  seqshadow setup --slot orders --role seqshadow --grant --advance-function
   seqshadow setup --config orders.toml --refresh    # after new tables
 
 Exit status: 0 everything is as it should be, 1 something is left to be done (named), 2 usage or configuration, \
@@ -68,7 +73,8 @@ Examples:
   seqshadow teardown --config orders.toml --drop-role
 
 Exit status: 0 nothing of it is left, 1 something is (named), 2 usage or configuration, 3 a server could not be \
-reached (the other side is done), 4 refused for safety: a sidecar is running, or it is not what setup made.";
+reached (the other side is done), 4 refused for safety: a sidecar is running, it is not what setup made, or rights to \
+remove all of it are missing; nothing was removed then.";
 
 pub(super) const PLAN_AFTER_HELP: &str = "\
 Examples:

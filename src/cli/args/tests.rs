@@ -44,7 +44,7 @@ fn every_setting_has_a_flag() {
 #[test]
 fn every_value_typed_arrives() {
     let typed = "seqshadow --slot s --publisher host=a --subscriber host=b --publication p1 --publication p2 \
-        --subscription sub --schema app* --exclude-schema old --exclude-sequence a.b* --rename a.b=c.d \
+        --subscription sub --schema app* --exclude-schema old --exclude-sequence a.b* --rename a.b=c.d --advance-function \
         --temporary-slot --streaming parallel --max-retained-wal 2GB --lead 7 --outliers follow \
         --poll-interval 1s --verify-interval 2s --status-interval 3s --refresh-interval 4s --summary-interval 5s \
         --connect-timeout 6s --grace 7s --console-dir /run/x --log-format json --log-level debug";

@@ -480,7 +480,7 @@ impl Managed {
         let mark = self.mark().map(|(mark, _)| mark);
         match decide(&self.sequence.definition, &self.bounds, &state, mark, lead_steps) {
             Decision::Enough { .. } => Todo::Nothing,
-            Decision::Advance { .. } if !privileges.may_walk() => Todo::Hold(Hold::Denied),
+            Decision::Advance { .. } if !privileges.may_advance() => Todo::Hold(Hold::Denied),
             Decision::Advance { to, .. } => Todo::Advance { to },
             Decision::Held(held) => Todo::Hold(Hold::Plan(held)),
         }

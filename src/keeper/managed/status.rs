@@ -2,7 +2,7 @@
 
 use super::{Hold, Managed};
 use crate::catalog::coverage::Coverage;
-use crate::catalog::{Consumer, Readable};
+use crate::catalog::{ByFunction, Consumer, Readable};
 use crate::plan::Column;
 use crate::registry::{Class, SequenceStatus};
 use crate::types::quote_identifier;
@@ -51,6 +51,14 @@ impl Managed {
             Hold::Denied => {
                 let sql = self.missing_grants(role);
                 let role = quote_identifier(role);
+                let has = self.sequence.privileges;
+                if has.function == ByFunction::OutOfReach && has.may_read() && !self.cycles() {
+                    return format!(
+                        "the role {role} lacks the right to advance it, and may not have it advanced by the function \
+                         either; run: seqshadow setup --role {role} --advance-function --grant (with the schema that it \
+                         has here)"
+                    );
+                }
                 format!("the role {role} lacks the right to read or advance it; on the subscriber: {sql}")
             }
             Hold::Locked => {

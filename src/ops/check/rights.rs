@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{Code, Context, Finding, Severity, up_to_five};
 use crate::catalog::coverage::Coverage;
-use crate::catalog::{Consumer, Sequence};
+use crate::catalog::{ByFunction, Consumer, Sequence};
 use crate::ops::ask::Side;
 use crate::ops::survey::Surveyed;
 use crate::types::{QualifiedName, quote_identifier};
@@ -168,8 +168,11 @@ fn on_subscriber(context: &Context<'_>, followed: &[&Surveyed]) -> Vec<Finding> 
         let rights = sequence.privileges;
         let kind = match rights {
             _ if !rights.schema => Some(&mut closed),
-            _ if !rights.may_walk() || !rights.may_read() => Some(&mut stuck),
-            _ if !rights.update => Some(&mut slow),
+            _ if !rights.may_advance() || !rights.may_read() => Some(&mut stuck),
+            // The function refuses CYCLE: there is no forwards.
+            _ if !rights.update && (rights.function != ByFunction::Possible || sequence.definition.cycle) => {
+                Some(&mut slow)
+            }
             _ if !rights.select => Some(&mut unread),
             _ => None,
         };
@@ -185,13 +188,14 @@ fn on_subscriber(context: &Context<'_>, followed: &[&Surveyed]) -> Vec<Finding> 
     let closed_text = "our role lacks USAGE, so that these are out of reach";
     let mut found = Vec::new();
     found.extend(by_schema(side, &SUBSCRIBER_SCHEMA, closed, &usage, closed_text));
-    found.extend(by_schema(
-        side,
-        &SUBSCRIBER_ADVANCE,
-        stuck,
-        &all,
-        "our role may not read and advance the sequences",
-    ));
+    let (text, mend) = match &context.settings.advance_function {
+        None => ("our role may not read and advance the sequences", all.clone()),
+        Some(function) => (
+            "neither our role nor the advance function may advance the sequences, or our role may not read them",
+            format!("seqshadow setup --role {user} --advance-function={} --grant", function.schema()),
+        ),
+    };
+    found.extend(by_schema(side, &SUBSCRIBER_ADVANCE, stuck, &mend, text));
     found.extend(by_schema(side, &SUBSCRIBER_UPDATE, slow, &all, "our role lacks UPDATE on the sequences"));
     found.extend(by_schema(side, &SUBSCRIBER_SELECT, unread, &all, "our role lacks SELECT on the sequences"));
     found.extend(by_column(side, &SUBSCRIBER_COLUMN, &columns, &user));

@@ -4,17 +4,38 @@ use super::Options;
 use super::mark::Names;
 use crate::conninfo::{Conninfo, Endpoint, SslMode};
 use crate::sides::Sides;
+use crate::subscriber::function::SCHEMA;
 
 /// For both servers as they were named, and the daemon's role.
-pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options) -> String {
-    let address = |conninfo: &Conninfo| shell_word(&address(conninfo, options.role.as_deref()));
+pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options, role: Option<&str>) -> String {
+    let address = |conninfo: &Conninfo| shell_word(&address(conninfo, role));
+    let function = match &options.advance_function {
+        None => String::new(),
+        Some(function) if function.schema() == SCHEMA => " --advance-function".to_owned(),
+        Some(function) => format!(" --advance-function={}", shell_word(function.schema())),
+    };
     format!(
-        "seqshadow --slot {} --publication {} --publisher {} --subscriber {}",
+        "seqshadow --slot {} --publication {} --publisher {} --subscriber {}{function}",
         names.slot,
         shell_word(&names.publication),
         address(&sides.publisher_conninfo),
         address(&sides.subscriber_conninfo)
     )
+}
+
+/// The same as lines of the configuration file, for a daemon that is started by its slot alone.
+pub(super) fn config(names: &Names, sides: &Sides, options: &Options, role: Option<&str>) -> String {
+    let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let mut lines = format!(
+        "publisher = {}\nsubscriber = {}\npublication = [{}]\n",
+        text(&address(&sides.publisher_conninfo, role)),
+        text(&address(&sides.subscriber_conninfo, role)),
+        text(&names.publication)
+    );
+    if let Some(function) = &options.advance_function {
+        lines += &format!("advance_function = {}\n", text(function.schema()));
+    }
+    lines
 }
 
 fn address(conninfo: &Conninfo, role: Option<&str>) -> String {

@@ -24,6 +24,10 @@ pub(super) struct Needs {
     pub sequences: Vec<QualifiedName>,
     /// Tables and columns whose furthest ids it is to read, where that is wanted.
     pub tables: BTreeMap<QualifiedName, BTreeSet<String>>,
+    /// What else: in words, and the GRANT.
+    pub others: Vec<(String, String)>,
+    /// What it has now will be taken away: everything is missing.
+    pub afresh: bool,
 }
 
 /// What it has, and the SQL for the rest.
@@ -42,6 +46,19 @@ pub(super) struct Rights {
     /// What only a person can mend.
     pub left: Vec<String>,
     pub superuser: bool,
+    /// The advance-only function, and whether it is as it should be.
+    pub function: Option<(QualifiedName, bool)>,
+}
+
+/// What a role of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It reads the publisher's sequences.
+    Reads,
+    /// It moves the subscriber's.
+    Moves,
+    /// It reads them, and has the advance-only function move them.
+    Calls,
 }
 
 /// A role that is there.
@@ -62,21 +79,23 @@ pub(super) struct Asked<'a> {
     pub version: u32,
     pub database: &'a str,
     pub names: &'a Names,
+    pub part: Part,
 }
 
 impl Asked<'_> {
     fn group(&self) -> &str {
-        match self.side {
-            Side::Publisher => &self.names.reads,
-            Side::Subscriber => &self.names.moves,
+        match self.part {
+            Part::Reads => &self.names.reads,
+            Part::Moves => &self.names.moves,
+            Part::Calls => &self.names.calls,
         }
     }
 
     /// What is granted on sequences.
     fn privileges(&self) -> &'static [&'static str] {
-        match self.side {
-            Side::Publisher => &["SELECT"],
-            Side::Subscriber => &["USAGE", "SELECT", "UPDATE"],
+        match self.part {
+            Part::Reads | Part::Calls => &["SELECT"],
+            Part::Moves => &["USAGE", "SELECT", "UPDATE"],
         }
     }
 
@@ -102,7 +121,6 @@ impl Asked<'_> {
     /// # Errors
     /// Where the server cannot be asked, or a role of our group's name is not ours.
     pub(super) async fn rights(&self, role: &str, needs: &Needs) -> Result<Rights, OpsError> {
-        let group_name = self.group().to_owned();
         let known = self.role(role).await?;
         let mut rights = Rights {
             side: self.side,
@@ -113,6 +131,7 @@ impl Asked<'_> {
             makes_role: known.is_none(),
             left: Vec::new(),
             superuser: known.as_ref().is_some_and(|role| role.superuser),
+            function: None,
         };
         if let Some(known) = &known {
             rights.left = self.unmendable(role, known);
@@ -120,24 +139,61 @@ impl Asked<'_> {
         if rights.superuser {
             return Ok(rights);
         }
-        let group = self.role(&group_name).await?;
-        let mark = self.names.role_mark(self.database);
-        let group_oid = match &group {
-            None => None,
-            Some(group) if group.mark.as_deref() == Some(&mark) => Some(group.oid),
-            Some(group) => {
-                let comment = group.mark.as_deref().unwrap_or("none");
-                return Err(OpsError::Refused {
-                    what: format!("role {group_name} is there and is not ours (its comment: {comment})"),
-                    action: "use another name for the slot".to_owned(),
-                });
-            }
-        };
-        let role_oid = known.as_ref().map(|role| role.oid);
-        let grants = self.missing(role_oid, group_oid, needs, &mut rights).await?;
+        let group = self.own_group().await?;
+        let role_oid = known.as_ref().map(|role| role.oid).filter(|_| !needs.afresh);
+        let grants = self.missing(role_oid, group, needs, &mut rights).await?;
         rights.sql =
             self.statements(role, known.as_ref(), group.is_some(), grants, &mut rights.missing).await?;
         Ok(rights)
+    }
+
+    /// Compares what our group of this side has with what it needs for itself: it moves what others may not.
+    ///
+    /// # Errors
+    /// As [`Self::rights`].
+    pub(super) async fn rights_of_group(&self, needs: &Needs) -> Result<Rights, OpsError> {
+        let group = self.own_group().await?;
+        let mut rights = Rights {
+            side: self.side,
+            role: self.group().to_owned(),
+            missing: Vec::new(),
+            later: Vec::new(),
+            sql: Vec::new(),
+            makes_role: group.is_none(),
+            left: Vec::new(),
+            superuser: false,
+            function: None,
+        };
+        if group.is_none() {
+            rights.sql = self.make_group();
+        }
+        let grants = self.missing(group, group, needs, &mut rights).await?;
+        // It never logs in.
+        rights.missing.retain(|what| !what.starts_with("CONNECT "));
+        rights.sql.extend(grants.into_iter().filter(|sql| !sql.starts_with("GRANT CONNECT ")));
+        Ok(rights)
+    }
+
+    /// The role that holds the grants, if it is there.
+    async fn own_group(&self) -> Result<Option<u32>, OpsError> {
+        let Some(group) = self.role(self.group()).await? else { return Ok(None) };
+        if group.mark.as_deref() == Some(&self.names.role_mark(self.database)) {
+            return Ok(Some(group.oid));
+        }
+        let (name, comment) = (self.group(), group.mark.as_deref().unwrap_or("none"));
+        Err(OpsError::Refused {
+            what: format!("role {name} is there and is not ours (its comment: {comment})"),
+            action: "use another name for the slot".to_owned(),
+        })
+    }
+
+    fn make_group(&self) -> Vec<String> {
+        let (group, mark) = (quote_identifier(self.group()), self.names.role_mark(self.database));
+        let mark = quote_literal(&mark);
+        vec![
+            format!("CREATE ROLE {group} NOLOGIN"),
+            format!("COMMENT ON ROLE {group} IS {}", mark.trim_start()),
+        ]
     }
 
     /// What a role that is there lacks and a GRANT does not give.
@@ -205,6 +261,10 @@ impl Asked<'_> {
             ));
         }
         grants.extend(self.columns(role, &to, needs, missing).await?);
+        for (what, grant) in &needs.others {
+            missing.push(what.clone());
+            grants.push(grant.clone());
+        }
         Ok(grants)
     }
 
@@ -304,8 +364,7 @@ impl Asked<'_> {
             return Ok(sql);
         }
         if !has_group {
-            sql.push(format!("CREATE ROLE {group} NOLOGIN"));
-            sql.push(format!("COMMENT ON ROLE {group} IS {mark}"));
+            sql.extend(self.make_group());
         }
         sql.extend(grants);
         let inherit = if self.version >= 160_000 { " WITH INHERIT TRUE" } else { "" };

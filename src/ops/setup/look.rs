@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use super::grants::{self, Asked, Needs, Rights};
+use super::grants::Rights;
 use super::mark::Names;
 use super::publication::{self, Differences, Found};
+use super::rights::{rights, role};
 use super::tables::{self, Wanted};
 use super::{LOOK_AGAIN, Options, Polled, lock, slot};
 use crate::catalog::coverage::Coverage;
-use crate::catalog::{self, Catalog, Readable, Sequence};
+use crate::catalog::{self, Catalog, Readable};
 use crate::config::Settings;
 use crate::ops::OpsError;
 use crate::ops::ask::Side;
@@ -42,6 +43,8 @@ pub(super) struct Looked {
     pub names: Names,
     pub publisher: Connection,
     pub user: String,
+    /// The daemon's, where it was named now or before.
+    pub role: Option<String>,
     pub wanted: Wanted,
     pub plan: Plan,
     pub slot: SlotPlan,
@@ -59,7 +62,7 @@ pub(super) enum SlotPlan {
 pub(super) struct Publisher {
     /// Where it is, for messages.
     pub peer: String,
-    user: String,
+    pub user: String,
     pub database: String,
     may_create: bool,
 }
@@ -97,10 +100,13 @@ pub(super) async fn look(sides: &Sides, settings: &Settings, options: &Options) 
     if matches!(plan, Plan::Make | Plan::Alter(_)) {
         may_publish(&this, found.as_ref(), &wanted)?;
     }
-    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, options).await?;
+    let role = role(sides, &publisher, &this, &names, options).await?;
+    let named = Options { role: role.clone(), ..options.clone() };
+    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, &named).await?;
     let slot = look_at_slot(sides, &publisher, &this, &names, found.is_some(), options).await?;
     drop(managed);
-    Ok(Looked { names, publisher, user: this.user, wanted, plan, slot, rights, subscriber_catalog: catalog })
+    let (user, subscriber_catalog) = (this.user, catalog);
+    Ok(Looked { names, publisher, user, role, wanted, plan, slot, rights, subscriber_catalog })
 }
 
 /// Looks at the rights only.
@@ -118,7 +124,9 @@ pub(super) async fn only_rights(
     let catalog = subscriber_catalog(sides).await?;
     let managed = tables::managed(&catalog, settings);
     let wanted = tables::wanted(&publisher.client, publisher.version, &managed, settings).await?;
-    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, options).await?;
+    let role = role(sides, &publisher, &this, &names, options).await?;
+    let named = Options { role, ..options.clone() };
+    let rights = rights(sides, &publisher, &this, &names, &managed, &wanted, &named).await?;
     Ok((this, rights))
 }
 
@@ -270,53 +278,6 @@ fn may_publish(this: &Publisher, found: Option<&Found>, wanted: &Wanted) -> Resu
             "run setup as the tables' owner or as a superuser; or, on the publisher: GRANT {owner} TO {user};"
         ),
     )
-}
-
-/// The rights on both sides: the publisher's first.
-async fn rights(
-    sides: &Sides,
-    publisher: &Connection,
-    this: &Publisher,
-    names: &Names,
-    managed: &[&Sequence],
-    wanted: &Wanted,
-    options: &Options,
-) -> Result<Vec<Rights>, OpsError> {
-    let there = catalog::load(&publisher.client).await.map_err(SidesError::on_publisher)?;
-    let mut needs =
-        Needs { sequences: grants::counterparts(managed, &there, &wanted.tables), ..Needs::default() };
-    if options.read_tables {
-        needs.tables =
-            wanted.tables.iter().map(|(name, table)| (name.clone(), table.columns.clone())).collect();
-    }
-    let asked = Asked {
-        side: Side::Publisher,
-        client: &publisher.client,
-        version: publisher.version,
-        database: &this.database,
-        names,
-    };
-    let on_publisher = asked.rights(options.role.as_ref().unwrap_or(&this.user), &needs).await?;
-
-    let subscriber = &sides.subscriber;
-    let side = Side::Subscriber;
-    let sql = "SELECT current_user::text, current_database()::text";
-    let rows = side.rows(&subscriber.client, sql, &[]).await?;
-    let (user, database): (String, String) = match rows.first() {
-        Some(row) => (side.get(row, 0)?, side.get(row, 1)?),
-        None => (String::new(), String::new()),
-    };
-    let mut needs = Needs { sequences: managed.iter().map(|s| s.name.clone()).collect(), ..Needs::default() };
-    if options.read_tables {
-        let consumers = managed.iter().flat_map(|s| &s.consumers).filter(|c| !c.partitioned);
-        for consumer in consumers.filter(|c| !matches!(c.readable, Readable::No(_))) {
-            needs.tables.entry(consumer.table.clone()).or_default().insert(consumer.column.clone());
-        }
-    }
-    let (client, version) = (&subscriber.client, subscriber.version);
-    let asked = Asked { side, client, version, database: &database, names };
-    let on_subscriber = asked.rights(options.role.as_ref().unwrap_or(&user), &needs).await?;
-    Ok(vec![on_publisher, on_subscriber])
 }
 
 /// Judges the slot. One that is there and free is known as ours only by a publication of ours, or by a seqshadow that

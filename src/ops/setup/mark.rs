@@ -15,8 +15,10 @@ pub(crate) struct Names {
     pub publication: String,
     /// The role on the publisher that holds what the daemon's role may do there.
     pub reads: String,
-    /// The same on the subscriber.
+    /// The role on the subscriber that holds the rights to move sequences.
     pub moves: String,
+    /// The role on the subscriber that holds what is needed where the advance-only function moves them.
+    pub calls: String,
 }
 
 impl Names {
@@ -40,6 +42,7 @@ impl Names {
             publication,
             reads: format!("seqshadow_{slot}_reads"),
             moves: format!("seqshadow_{slot}_moves"),
+            calls: format!("seqshadow_{slot}_calls"),
             slot,
         };
         for name in [&names.publication, &names.reads, &names.moves] {
@@ -53,7 +56,7 @@ impl Names {
         Ok(names)
     }
 
-    /// The comment on our publication.
+    /// The comment on our publication, function and schema.
     pub(crate) fn publication_mark(&self) -> String {
         format!("made by seqshadow setup, slot {}", self.slot)
     }

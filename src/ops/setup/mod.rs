@@ -7,11 +7,13 @@
 
 mod apply;
 mod command;
+pub(crate) mod function;
 mod grants;
 mod look;
 pub(crate) mod mark;
 pub mod object;
 pub(crate) mod publication;
+mod rights;
 mod slot;
 mod tables;
 
@@ -33,6 +35,7 @@ use super::plan::flat;
 use crate::config::Settings;
 use crate::publisher::connection::SlotOptions;
 use crate::sides::Sides;
+use crate::subscriber::function::AdvanceFunction;
 use crate::types::quote_identifier;
 
 /// The name and version of the JSON that is printed.
@@ -52,6 +55,8 @@ pub struct Options {
     pub grant: bool,
     /// The furthest ids in tables are to be read too.
     pub read_tables: bool,
+    /// The daemon's role is to move sequences by this function only.
+    pub advance_function: Option<AdvanceFunction>,
     pub dry_run: bool,
 }
 
@@ -70,8 +75,15 @@ pub struct Setup {
     pub tables: Published,
     /// Sequences that the stream will not show; the daemon polls them. Not known in a dry run.
     pub polled: Vec<Polled>,
+    /// The role that the daemon runs as.
+    pub role: String,
+    /// Nothing says so: it is the superuser that setup ran as.
+    #[serde(skip)]
+    pub role_is_a_guess: bool,
     /// How the daemon is started.
     pub command: String,
+    /// The same as lines of its configuration file.
+    pub config: String,
 }
 
 /// What the publication shows.
@@ -197,7 +209,10 @@ impl Setup {
             objects: Vec::new(),
             tables,
             polled: Vec::new(),
-            command: command::daemon(&looked.names, sides, options),
+            role: looked.role.clone().unwrap_or_else(|| looked.user.clone()),
+            role_is_a_guess: looked.role.is_none() && looked.rights.iter().any(|rights| rights.superuser),
+            command: command::daemon(&looked.names, sides, options, looked.role.as_deref()),
+            config: command::config(&looked.names, sides, options, looked.role.as_deref()),
         }
     }
 
@@ -291,6 +306,16 @@ impl Setup {
             object = object.note(notes.join("; "));
         }
         self.objects.push(object);
+        if let Some((name, is_right)) = &rights.function {
+            // It comes with the rights, in one transaction.
+            let was_made = options.grant && !options.dry_run;
+            let outcome = match (is_right, outcome) {
+                (true, _) => Outcome::Kept,
+                (false, Outcome::Open) if was_made => Outcome::Made,
+                (false, outcome) => outcome,
+            };
+            self.objects.push(Object::new(rights.side, "function", &name.to_string(), outcome));
+        }
         Ok(())
     }
 

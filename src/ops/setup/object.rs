@@ -4,12 +4,12 @@ use serde::Serialize;
 
 use crate::ops::ask::Side;
 
-/// A publication, a slot, a role, or what a role was granted.
+/// A publication, a slot, a role, what a role was granted, a function or its schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Object {
     /// `publisher` or `subscriber`.
     pub side: &'static str,
-    /// `publication`, `slot`, `role`, `grants`.
+    /// `publication`, `slot`, `role`, `grants`, `function`, `schema`.
     pub kind: &'static str,
     pub name: String,
     pub outcome: Outcome,
@@ -62,11 +62,7 @@ impl Outcome {
 
 impl Object {
     pub(crate) fn new(side: Side, kind: &'static str, name: &str, outcome: Outcome) -> Self {
-        let side = match side {
-            Side::Publisher => "publisher",
-            Side::Subscriber => "subscriber",
-        };
-        Object { side, kind, name: name.to_owned(), outcome, note: None, sql: Vec::new() }
+        Object { side: side.name(), kind, name: name.to_owned(), outcome, note: None, sql: Vec::new() }
     }
 
     pub(crate) fn note(mut self, note: impl Into<String>) -> Self {

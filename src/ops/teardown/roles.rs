@@ -1,4 +1,4 @@
-//! The roles of a `teardown`: the one that holds what `setup` granted, and the login roles that it made.
+//! The roles of a `teardown`: those that hold what `setup` granted, and the login roles that it made.
 //!
 //! In: one side. Out: what was removed of them. With the role that holds them all grants go, those by default privileges
 //! included; what was granted to anybody otherwise stays.
@@ -17,8 +17,7 @@ use crate::types::quote_identifier;
 /// What there is on one side.
 #[derive(Debug)]
 pub(super) struct Roles {
-    group: String,
-    found: Option<Group>,
+    groups: Vec<Group>,
     /// Login roles with our mark.
     logins: Vec<Login>,
     version: u32,
@@ -26,11 +25,21 @@ pub(super) struct Roles {
 
 #[derive(Debug)]
 struct Group {
-    ours: bool,
-    /// Objects that it owns, in any database.
+    name: String,
+    is: Is,
+    /// Objects that it owns, in any database, besides what setup made.
     owns: i64,
     /// We may act as it.
     may: bool,
+    /// We may drop it.
+    may_drop: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    Absent,
+    Ours,
+    Foreign,
 }
 
 #[derive(Debug)]
@@ -38,9 +47,15 @@ struct Login {
     name: String,
     /// Roles that it is a member of, besides those of setup.
     member_of: Vec<String>,
+    may_drop: bool,
 }
 
-/// Looks at the roles of one side.
+/// Whether our role may drop `r`: from 16 on that takes ADMIN of it too. What the server asks for besides is as good as
+/// certain then.
+const MAY_DROP: &str = "EXISTS (SELECT FROM pg_roles me WHERE me.rolname = current_user AND (me.rolsuper OR me.rolcreaterole
+     AND (current_setting('server_version_num')::int < 160000 OR pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'))))";
+
+/// Looks at the roles of one side: `groups` hold what was granted there.
 ///
 /// # Errors
 /// Where the server cannot be asked.
@@ -48,31 +63,82 @@ pub(super) async fn look(
     side: Side,
     connection: &Connection,
     names: &Names,
-    group: &str,
+    groups: &[&String],
 ) -> Result<Roles, SidesError> {
     let client = &connection.client;
     let database: String = side.value(client, "SELECT current_database()::text", &[]).await?;
     let mark = names.role_mark(&database);
-    let sql = "SELECT coalesce(shobj_description(r.oid, 'pg_authid') = $2, false),
-                      (SELECT count(*) FROM pg_shdepend d
-                        WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o'),
-                      pg_has_role(r.oid, 'USAGE')
-                 FROM pg_roles r WHERE r.rolname = $1";
-    let rows = side.rows(client, sql, &[&group, &mark]).await?;
-    let found = match rows.first() {
-        None => None,
-        Some(row) => Some(Group { ours: side.get(row, 0)?, owns: side.get(row, 1)?, may: side.get(row, 2)? }),
-    };
-    let sql = "SELECT r.rolname::text,
-                      ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
-                             WHERE m.member = r.oid AND g.rolname NOT IN ($1, 'rds_replication') ORDER BY 1)
-                 FROM pg_roles r
-                WHERE shobj_description(r.oid, 'pg_authid') = $2 AND r.rolname <> $1 ORDER BY 1";
-    let mut logins = Vec::new();
-    for row in side.rows(client, sql, &[&group, &mark]).await? {
-        logins.push(Login { name: side.get(&row, 0)?, member_of: side.get(&row, 1)? });
+    let sql = format!(
+        "SELECT coalesce(shobj_description(r.oid, 'pg_authid') = $2, false),
+                (SELECT count(*) FROM pg_shdepend d
+                  WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o')
+                - (SELECT count(*) FROM pg_proc p
+                    WHERE p.proowner = r.oid AND obj_description(p.oid, 'pg_proc') = $3),
+                pg_has_role(r.oid, 'USAGE'), {MAY_DROP}
+           FROM pg_roles r WHERE r.rolname = $1"
+    );
+    let mut found = Vec::new();
+    for group in groups {
+        let rows = side.rows(client, &sql, &[group, &mark, &names.publication_mark()]).await?;
+        let name = (*group).clone();
+        found.push(match rows.first() {
+            None => Group { name, is: Is::Absent, owns: 0, may: true, may_drop: true },
+            Some(row) => Group {
+                name,
+                is: if side.get(row, 0)? { Is::Ours } else { Is::Foreign },
+                owns: side.get(row, 1)?,
+                may: side.get(row, 2)?,
+                may_drop: side.get(row, 3)?,
+            },
+        });
     }
-    Ok(Roles { group: group.to_owned(), found, logins, version: connection.version })
+    let sql = format!(
+        "SELECT r.rolname::text,
+                ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+                       WHERE m.member = r.oid AND g.rolname <> ALL ($1) AND g.rolname <> 'rds_replication' ORDER BY 1),
+                {MAY_DROP}
+           FROM pg_roles r
+          WHERE shobj_description(r.oid, 'pg_authid') = $2 AND r.rolname <> ALL ($1) ORDER BY 1"
+    );
+    let mut logins = Vec::new();
+    for row in side.rows(client, &sql, &[&groups, &mark]).await? {
+        logins.push(Login {
+            name: side.get(&row, 0)?,
+            member_of: side.get(&row, 1)?,
+            may_drop: side.get(&row, 2)?,
+        });
+    }
+    Ok(Roles { groups: found, logins, version: connection.version })
+}
+
+impl Roles {
+    /// What our role may not do of what is to be done.
+    pub(super) fn lacking(&self, options: Options) -> Vec<String> {
+        let groups = self.groups.iter().filter(|group| group.is == Is::Ours && group.owns == 0);
+        let mut names: Vec<&str> =
+            groups.filter(|group| !group.may_drop).map(|group| group.name.as_str()).collect();
+        let logins = self.logins.iter().filter(|login| options.drop_role && login.member_of.is_empty());
+        names.extend(logins.filter(|login| !login.may_drop).map(|login| login.name.as_str()));
+        let admin = if self.version >= 160_000 { " and ADMIN of it" } else { "" };
+        let one = |name| format!("role {} (that takes CREATEROLE{admin})", quote_identifier(name));
+        names.into_iter().map(one).collect()
+    }
+
+    /// What lets us act as the group that owns the function, where it takes more than being who we are.
+    pub(super) fn acting_as(&self, name: &str) -> Vec<String> {
+        let group = self.groups.iter().find(|group| group.name == name && group.is == Is::Ours && !group.may);
+        group.map(|group| self.joining(group)).into_iter().collect()
+    }
+
+    /// Whether that can be had.
+    pub(super) fn may_act_as(&self, name: &str) -> bool {
+        self.groups.iter().any(|group| group.name == name && group.is == Is::Ours && group.may_drop)
+    }
+
+    fn joining(&self, group: &Group) -> String {
+        let inherit = if self.version >= 160_000 { " WITH INHERIT TRUE" } else { "" };
+        format!("GRANT {} TO CURRENT_USER{inherit}", quote_identifier(&group.name))
+    }
 }
 
 /// Removes them.
@@ -82,32 +148,33 @@ pub(super) async fn look(
 pub(super) async fn remove(
     side: Side,
     client: &Client,
-    roles: Roles,
+    roles: &Roles,
     options: Options,
 ) -> Result<Vec<Object>, OpsError> {
     let mut done = Vec::new();
-    let group = quote_identifier(&roles.group);
-    let object = |outcome| Object::new(side, "grants", &roles.group, outcome);
-    match &roles.found {
-        None => done.push(object(Outcome::Absent)),
-        Some(found) if !found.ours => {
-            let note = "a role of this name is there, and has not the mark of setup: not ours to remove";
-            done.push(object(Outcome::Kept).note(note));
-        }
-        Some(found) if found.owns > 0 => {
-            let note =
-                format!("the role owns objects, which setup never makes: REASSIGN OWNED BY {group} TO …;");
-            done.push(object(Outcome::Left).note(note));
-        }
-        Some(found) => {
-            let mut sql = Vec::new();
-            if !found.may {
-                let inherit = if roles.version >= 160_000 { " WITH INHERIT TRUE" } else { "" };
-                sql.push(format!("GRANT {group} TO CURRENT_USER{inherit}"));
+    for (index, found) in roles.groups.iter().enumerate() {
+        let group = quote_identifier(&found.name);
+        let object = |outcome| Object::new(side, "grants", &found.name, outcome);
+        match found.is {
+            // The first is made by every setup with rights, the others by some.
+            Is::Absent if index > 0 => {}
+            Is::Absent => done.push(object(Outcome::Absent)),
+            Is::Foreign => {
+                let note = "a role of this name is there, and has not the mark of setup: not ours to remove";
+                done.push(object(Outcome::Kept).note(note));
             }
-            sql.push(format!("DROP OWNED BY {group}"));
-            sql.push(format!("DROP ROLE {group}"));
-            done.push(run(side, client, object(Outcome::Left), sql, options).await?);
+            Is::Ours if found.owns > 0 => {
+                let note = format!(
+                    "the role owns objects, which setup never makes: REASSIGN OWNED BY {group} TO …;"
+                );
+                done.push(object(Outcome::Left).note(note));
+            }
+            Is::Ours => {
+                let mut sql = if found.may { vec![] } else { vec![roles.joining(found)] };
+                sql.push(format!("DROP OWNED BY {group}"));
+                sql.push(format!("DROP ROLE {group}"));
+                done.push(run(side, client, object(Outcome::Left), sql, options).await?);
+            }
         }
     }
     for login in &roles.logins {
@@ -129,7 +196,10 @@ pub(super) async fn remove(
 }
 
 /// Runs one removal; what the server refuses is left, and the rest goes on.
-async fn run(
+///
+/// # Errors
+/// Where the connection is lost.
+pub(super) async fn run(
     side: Side,
     client: &Client,
     object: Object,

@@ -185,6 +185,18 @@ pub(super) async fn remove(
     }
 }
 
+/// Whether our role may drop a slot.
+///
+/// # Errors
+/// Where the publisher cannot be asked.
+pub(super) async fn may_drop(client: &tokio_postgres::Client) -> Result<bool, SidesError> {
+    let sql = "SELECT r.rolsuper OR r.rolreplication
+                      OR EXISTS (SELECT FROM pg_roles rds WHERE rds.rolname = 'rds_replication'
+                                    AND pg_has_role(r.oid, rds.oid, 'MEMBER'))
+                 FROM pg_roles r WHERE r.rolname = current_user";
+    SIDE.value(client, sql, &[]).await
+}
+
 /// Ends what holds the slot, if it still is a walsender of a seqshadow.
 async fn end_session(publisher: &Connection, pid: i32) -> Result<(), SidesError> {
     let sql =

@@ -11,7 +11,7 @@ const TABLES: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, note text);
     CREATE TABLE items (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)";
 const TRIES: u32 = 15;
 const CUTS: u64 = 20;
-const FLAGS: [&str; 3] = ["--role=new", "--grant", "--read-tables"];
+const FLAGS: [&str; 4] = ["--role=new", "--grant", "--read-tables", "--advance-function"];
 
 /// Tears down until it says that it is done (a backend may need a moment to notice that its client is gone).
 async fn leaves_nothing(stage: &Stage, before: &[String; 2], when: &str) {

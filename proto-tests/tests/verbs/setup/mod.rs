@@ -1,6 +1,7 @@
 //! `setup` and `teardown`: what is made is narrow, marked and made once; what is removed is exactly that.
 
 mod crash;
+mod function;
 mod publication;
 mod refusals;
 mod rights;
@@ -70,6 +71,8 @@ async fn inventory(client: &Client) -> String {
              WHERE n.nspname !~ '^pg_(toast_)?temp'
             UNION ALL SELECT format('database %s %s %s', d.datname, x.grantee, x.privilege_type)
               FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
+            UNION ALL SELECT format('function %s %s %s', p.oid::regprocedure, p.proowner, p.proacl)
+              FROM pg_proc p WHERE p.oid >= 16384
             UNION ALL SELECT format('default %s %s %s %s %s', d.defaclrole::regrole, d.defaclnamespace, d.defaclobjtype,
                                     x.grantee, x.privilege_type)
               FROM pg_default_acl d, aclexplode(d.defaclacl) x

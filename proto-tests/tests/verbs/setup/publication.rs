@@ -282,6 +282,20 @@ async fn the_printed_command_starts_the_daemon() {
     stage.wait_past("orders_id_seq", 300).await;
     drop(shadow);
     wait_for_free_slot(&stage).await;
+    // So do the lines for its file: the narrow publication, not the subscription's.
+    let lines = made.json().unwrap()["config"].as_str().unwrap().to_owned();
+    let file = std::env::temp_dir().join(format!("seqshadow-setup-{}.toml", stage.pair.publisher.port()));
+    std::fs::write(&file, lines).unwrap();
+    let words = ["--slot=ours".to_owned(), format!("--config={}", file.display())];
+    let shadow = proto_tests::shadow::ShadowCommand::new(words.to_vec()).start().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let follows =
+        shadow.stderr_lines().iter().any(|line| line.contains("\\\"ours\\\", too") || line.contains(name));
+    assert!(follows, "{:#?}", shadow.stderr_lines());
+    stage.on_publisher("INSERT INTO orders (note) SELECT 'x' FROM generate_series(1, 300)").await;
+    stage.wait_past("orders_id_seq", 600).await;
+    drop(shadow);
+    wait_for_free_slot(&stage).await;
     // Found by its mark, whatever its name is.
     ends(&admin(&stage.pair, "teardown", &[]), 0, &["Done"]);
     assert!(published(&stage.publisher, name).await.is_empty());

@@ -123,29 +123,19 @@ async fn missing_privileges_are_named_with_the_grant() {
     let stage = Stage::replicating(14, 18, ORDERS).await.unwrap();
     let before = inventories(&stage).await;
     let run = |flags: &[&str]| verb::run(&stage.pair, "setup", &[&["--slot=ours"], flags].concat()).unwrap();
+    let nothing_is_made = async || {
+        let ours = "SELECT FROM pg_publication WHERE pubname = 'seqshadow_ours'";
+        assert!(stage.publisher.query(ours, &[]).await.unwrap().is_empty());
+    };
     ends(&run(&[]), 2, &["GRANT CREATE ON DATABASE shop TO shadow"]);
     stage.on_publisher("GRANT CREATE ON DATABASE shop TO shadow").await;
     ends(&run(&[]), 2, &["owner of public.orders", "GRANT postgres TO shadow"]);
-    assert!(
-        stage
-            .publisher
-            .query("SELECT FROM pg_publication WHERE pubname = 'seqshadow_ours'", &[])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    nothing_is_made().await;
     // An owner of the tables who may not replicate: said before anything is made.
     stage.on_publisher("ALTER TABLE orders OWNER TO app; GRANT CREATE ON DATABASE shop TO app").await;
     let app = format!("--publisher={}", stage.pair.publisher.conninfo_as("app", "shop"));
     ends(&run(&[&app]), 2, &["ALTER ROLE app REPLICATION"]);
-    assert!(
-        stage
-            .publisher
-            .query("SELECT FROM pg_publication WHERE pubname = 'seqshadow_ours'", &[])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    nothing_is_made().await;
     // As owner, with the slot left to the daemon.
     ends(&run(&[&app, "--no-slot", "--role=shadow"]), 0, &["made"]);
     let torn = verb::run(&stage.pair, "teardown", &["--slot=ours", &app]).unwrap();
@@ -157,5 +147,73 @@ async fn missing_privileges_are_named_with_the_grant() {
         )
         .await;
     // Giving the table away gives its former owner's rights back in another order, no more.
+    assert_eq!(inventories(&stage).await, before);
+}
+
+/// What cannot be removed as a whole is not begun: everything stays, and each thing is named with what it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_teardown_with_too_few_rights_removes_nothing() {
+    for (publisher, subscriber) in [(16, 13), (12, 17)] {
+        let stage = Stage::replicating(publisher, subscriber, ORDERS).await.unwrap();
+        let before = inventories(&stage).await;
+        let flags = ["--role=new", "--grant", "--advance-function"];
+        ends(&admin(&stage.pair, "setup", &flags), 0, &["Done"]);
+        let made = inventories(&stage).await;
+        let refused = |flags: &[&str], words: &[&str]| {
+            let run = verb::run(&stage.pair, "teardown", &[&["--slot=ours"], flags].concat()).unwrap();
+            ends(&run, 4, words);
+        };
+        // The role that may replicate could drop the slot, and no more.
+        let publication = "publication seqshadow_ours (owner postgres: GRANT postgres TO CURRENT_USER;)";
+        let words = [publication, "role seqshadow_ours_reads", "CREATEROLE", "nothing was removed"];
+        refused(&[], &words);
+        refused(&["--drop-role"], &["role new"]);
+        refused(&["--dry-run"], &[publication]);
+        let app = format!("--publisher={}", stage.pair.publisher.conninfo_as("app", "shop"));
+        refused(&[&app], &["on the publisher role app", "the slot (that takes REPLICATION"]);
+        assert_eq!(inventories(&stage).await, made);
+        // All of it on one side, and too little on the other.
+        let publisher = format!("--publisher={}", stage.pair.publisher_conninfo());
+        let words =
+            ["on the subscriber role shadow", "advance_sequences", "schema seqshadow (owner postgres"];
+        refused(&[&publisher], &words);
+        assert_eq!(inventories(&stage).await, made);
+        ends(&admin(&stage.pair, "teardown", &["--drop-role"]), 0, &["Done"]);
+        assert_eq!(inventories(&stage).await, before);
+    }
+}
+
+/// What fails in spite of all looking is listed with what was removed, and the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_teardown_that_fails_in_the_middle_lists_what_is_left() {
+    let stage = Stage::replicating(15, 14, ORDERS).await.unwrap();
+    let before = inventories(&stage).await;
+    ends(&admin(&stage.pair, "setup", &["--role=new", "--grant"]), 0, &["Done"]);
+    stage
+        .on_publisher(
+            "CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS
+               $$BEGIN RAISE EXCEPTION 'not on a Friday'; END$$;
+             CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('DROP PUBLICATION', 'DROP OWNED')
+               EXECUTE FUNCTION no()",
+        )
+        .await;
+    let run = admin(&stage.pair, "teardown", &["--drop-role"]);
+    ends(
+        &run,
+        1,
+        &[
+            "slot ours removed",
+            "publication seqshadow_ours left",
+            "rights of seqshadow_ours_reads left",
+            "not on a Friday",
+            "rights of seqshadow_ours_moves removed",
+            "NOT everything could be removed",
+        ],
+    );
+    assert!(!run.stdout.contains("\n\n\n"), "{}", run.stdout);
+    stage.on_publisher("DROP EVENT TRIGGER no; DROP FUNCTION no()").await;
+    let run = admin(&stage.pair, "teardown", &["--drop-role"]);
+    ends(&run, 0, &["publication seqshadow_ours removed", "Done"]);
+    assert!(!run.stdout.contains("\n\n\n"), "{}", run.stdout);
     assert_eq!(inventories(&stage).await, before);
 }

@@ -12,7 +12,7 @@ CREATE SCHEMA \"Größe\";
 CREATE TABLE \"Größe\".items (\"Id\" int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);";
 
 /// Servers on which `shadow` has no rights at all.
-async fn bare(publisher: u32, subscriber: u32) -> Stage {
+pub(super) async fn bare(publisher: u32, subscriber: u32) -> Stage {
     let pair = Pair::new(publisher, subscriber).await.unwrap();
     pair.on_both(TABLES).await.unwrap();
     pair.replicate_all().await.unwrap();
@@ -148,5 +148,32 @@ async fn an_administrator_who_is_no_superuser_sets_up_and_tears_down() {
         wait_for_free_slot(&stage).await;
         ends(&admin(&stage.pair, "teardown", &servers), 0, &["Done"]);
         assert_eq!(inventories(&stage).await, before);
+    }
+}
+
+/// A later run knows the role by what an earlier one gave or made; where nothing was given, it says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_was_named_once_is_known_later() {
+    for (publisher, subscriber, role) in [(13, 17, "shadow"), (16, 12, "Shadow Two")] {
+        let stage = bare(publisher, subscriber).await;
+        let plain = admin(&stage.pair, "setup", &["--no-slot"]);
+        ends(&plain, 0, &["Nothing says which role seqshadow is to run as", "--role", "user=postgres"]);
+        let role_flag = format!("--role={role}");
+        let named = admin(&stage.pair, "setup", &["--no-slot", "--grant", &role_flag]);
+        ends(&named, 0, &["Done"]);
+        assert!(!named.all().contains("Nothing says which role"), "{}", named.all());
+        stage.pair.on_both("CREATE TABLE later (id bigserial PRIMARY KEY)").await.unwrap();
+        for flags in [&["--refresh"][..], &["--refresh", "--grant"], &[]] {
+            let again = admin(&stage.pair, "setup", &[&["--no-slot", "--json"], flags].concat());
+            ends(&again, 0, &[]);
+            let json = again.json().unwrap();
+            assert_eq!(json["role"], role, "{flags:?}");
+            let shown = if role == "shadow" { "user=shadow" } else { "user='\\''Shadow Two'\\''" };
+            let command = json["command"].as_str().unwrap();
+            assert_eq!(command.matches(shown).count(), 2, "{command}");
+            assert!(!again.all().contains("user=postgres"), "{}", again.all());
+            assert_eq!(json["objects"][1]["name"], role);
+        }
+        ends(&admin(&stage.pair, "teardown", &[]), 0, &["Done"]);
     }
 }
