@@ -23,7 +23,7 @@ use crate::sql;
 use crate::subscriber::advance::Advancer;
 use crate::subscriber::function::load_catalog;
 use crate::tables::{self, Question, Scan};
-use crate::types::{Lsn, Oid, quote_identifier};
+use crate::types::{Lsn, Oid, QualifiedName, quote_identifier};
 
 /// How thoroughly tables are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,10 +201,16 @@ impl<'a> Surveyor<'a> {
         }
         read_states(client, self.advancer.reader(), &mut managed).await?;
         let mut sequences = Vec::with_capacity(managed.len());
+        let renames = self.settings.renames_by_publisher();
+        let renamed = |name: &QualifiedName| renames.get(name).unwrap_or(name).clone();
         for one in managed {
             let mut gaps = gaps.remove(&one.oid()).unwrap_or_default();
-            // What the publisher's tables show covers what the subscriber's do not.
-            if !on_publisher_unread.contains(&one.oid()) && one.excluded.is_none() {
+            // What the publisher's columns show covers what the same columns of the subscriber do not.
+            if !on_publisher_unread.contains(&one.oid())
+                && one.excluded.is_none()
+                && !gaps.is_empty()
+                && self.look.reads_every_table(&one.sequence, renamed)
+            {
                 gaps.clear();
             }
             sequences.push(Surveyed { managed: one, gaps });

@@ -66,3 +66,34 @@ async fn the_publishers_own_sequence_counts_also_without_rows() {
     assert_eq!(denied.code(), 1, "{}", denied.all());
     assert!(denied.stdout.contains("GRANT SELECT ON"), "{}", denied.all());
 }
+
+/// A sequence behind two columns, one of which cannot be read through an index on either side.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_was_read_does_not_speak_for_another() {
+    let ddl = "CREATE TABLE orders (id bigserial PRIMARY KEY, no text);
+               ALTER TABLE orders ALTER no SET DEFAULT 'R-' || nextval('orders_id_seq')";
+    let stage = Stage::replicating(16, 14, ddl).await.unwrap();
+    stage.on_publisher("INSERT INTO orders DEFAULT VALUES; INSERT INTO orders (no) VALUES ('R-5000')").await;
+    stage.pair.catch_up().await.unwrap();
+    assert_eq!(verb::run(&stage.pair, "sync", &[]).unwrap().code(), 0);
+    let synced = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    assert_eq!(
+        verdicts(&synced),
+        [("public.orders_id_seq".to_owned(), "unproven".to_owned())],
+        "{}",
+        synced.all()
+    );
+    assert_eq!(synced.code(), 1);
+    let full = verb::run(&stage.pair, "verify", &["--full", "--json"]).unwrap();
+    assert_eq!(verdicts(&full), [("public.orders_id_seq".to_owned(), "behind".to_owned())], "{}", full.all());
+
+    // A column that only the subscriber has.
+    stage.on_publisher("ALTER TABLE orders DROP no").await;
+    let alone = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    assert_eq!(
+        verdicts(&alone),
+        [("public.orders_id_seq".to_owned(), "unproven".to_owned())],
+        "{}",
+        alone.all()
+    );
+}
