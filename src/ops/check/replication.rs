@@ -85,7 +85,7 @@ pub(super) const CODES: &[Code] = &[
 
 /// `transactionid` locks are seen by everybody; since when they are held is told to few.
 const WRITERS: &str = "
-SELECT l.pid, (extract(epoch FROM clock_timestamp() - min(a.xact_start)) / 60)::int8
+SELECT l.pid, floor(extract(epoch FROM clock_timestamp() - min(a.xact_start)) / 60)::int8
   FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.pid <> pg_backend_pid()
  GROUP BY l.pid ORDER BY min(a.xact_start), l.pid";
