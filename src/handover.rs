@@ -2,7 +2,8 @@
 //!
 //! In: marks per sequence from the stream, once per batch of messages. Out: everything that changed since the last
 //! time, for the keeper. A mark is a maximum, so the latest wins and memory is bounded by the number of sequences;
-//! the stream never waits for the subscriber.
+//! the stream never waits for the subscriber. The keeper is woken at once for what may need an advance, and for the
+//! rest when it likes: most commits move no sequence.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,12 +49,28 @@ struct Inner {
     /// From where on an id is an outlier, by dense index, and of which the stream has yet to hear.
     limits: BTreeMap<u32, i64>,
     new_limits: BTreeSet<u32>,
+    /// Up to where the ids of a sequence need no advance, by dense index; `None`: each may need one.
+    calm: Vec<Option<i64>>,
+}
+
+impl Inner {
+    /// Whether what was seen may need an advance.
+    fn is_urgent(&self, slot: u32, descending: bool, seen: &Seen) -> bool {
+        let within = |calm: i64, id: i64| if descending { id >= calm } else { id <= calm };
+        let is_calm = match (self.calm.get(slot as usize).copied().flatten(), seen.furthest) {
+            (Some(calm), Some(id)) => within(calm, id),
+            (_, None) => true,
+            (None, Some(_)) => false,
+        };
+        !is_calm || seen.restarted.is_some() || seen.beyond.is_some()
+    }
 }
 
 /// Shared by the stream task and the keeper.
 #[derive(Debug, Default)]
 pub struct Handover {
     inner: Mutex<Inner>,
+    urgent: Notify,
     changed: Notify,
 }
 
@@ -73,9 +90,11 @@ impl Handover {
     ) {
         let mut guard = self.lock();
         let inner = &mut *guard;
-        let mut changed = up_to > inner.up_to || unknown_tables;
+        let mut changed = up_to > inner.up_to;
+        let mut urgent = unknown_tables;
         for (slot, descending, new) in seen {
             changed = true;
+            urgent |= inner.is_urgent(slot, descending, &new);
             let index = slot as usize;
             if inner.entries.len() <= index {
                 inner.entries.resize(index + 1, Seen::default());
@@ -95,7 +114,9 @@ impl Handover {
         inner.rows = rows;
         inner.unknown_tables |= unknown_tables;
         drop(guard);
-        if changed {
+        if urgent {
+            self.urgent.notify_one();
+        } else if changed {
             self.changed.notify_one();
         }
     }
@@ -127,12 +148,31 @@ impl Handover {
     /// The stream carried a value of `slot` that could not be read as an id.
     pub fn unreadable(&self, slot: u32) {
         self.lock().unreadable.insert(slot);
-        self.changed.notify_one();
+        self.urgent.notify_one();
     }
 
-    /// Waits until there is something to take.
+    /// Waits until there is something to take that may need an advance.
+    pub async fn urgent(&self) {
+        self.urgent.notified().await;
+    }
+
+    /// Waits until there is something to take that is not [`urgent`](Self::urgent).
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// The keeper says up to where the ids of each of these sequences need no advance (`None`: each may need one).
+    pub fn calm_until(&self, calm: &[(u32, Option<i64>)]) {
+        let mut inner = self.lock();
+        for (slot, until) in calm {
+            let index = *slot as usize;
+            if inner.calm.len() <= index {
+                inner.calm.resize(index + 1, None);
+            }
+            if let Some(known) = inner.calm.get_mut(index) {
+                *known = *until;
+            }
+        }
     }
 
     /// The keeper tells the stream from where on an id of `slot` is an outlier.
@@ -183,6 +223,37 @@ mod tests {
         assert_eq!(taken.seen, [(3, seen(5)), (1, seen(-7))]);
         assert_eq!((taken.up_to, taken.rows), (Lsn(20), 3));
         assert!(handover.take().seen.is_empty());
+    }
+
+    /// Whether `seen` wakes the keeper at once, or in its own time.
+    async fn wakes(handover: &Handover, slot: u32, descending: bool, seen: Seen) -> bool {
+        handover.give([(slot, descending, seen)].into_iter(), Lsn(1), 1, false);
+        tokio::select! {
+            biased;
+            () = handover.urgent() => true,
+            () = handover.changed() => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_may_need_an_advance_is_urgent() {
+        let handover = Handover::default();
+        assert!(wakes(&handover, 0, false, seen(5)).await, "nothing was said of it yet");
+        handover.calm_until(&[(0, Some(100)), (1, Some(-100))]);
+        assert!(!wakes(&handover, 0, false, seen(100)).await);
+        assert!(wakes(&handover, 0, false, seen(101)).await);
+        assert!(!wakes(&handover, 1, true, seen(-100)).await);
+        assert!(wakes(&handover, 1, true, seen(-101)).await);
+        assert!(wakes(&handover, 2, false, seen(1)).await);
+        let restarted = Seen { furthest: Some(1), restarted: Some(Lsn(1)), beyond: None };
+        assert!(wakes(&handover, 0, false, restarted).await);
+        let far = Seen { furthest: None, restarted: None, beyond: Some(1 << 40) };
+        assert!(wakes(&handover, 0, false, far).await);
+        handover.calm_until(&[(0, None)]);
+        assert!(wakes(&handover, 0, false, seen(5)).await);
+        // A commit without ids.
+        handover.give(std::iter::empty(), Lsn(2), 1, false);
+        handover.changed().await;
     }
 
     #[test]

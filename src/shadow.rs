@@ -122,6 +122,7 @@ pub async fn start(settings: Settings, environment: &Environment) -> Result<Runn
         keeper::Links {
             settings: settings_recv,
             handover: handover.clone(),
+            calm_at: Instant::now(),
             registry: registry.clone(),
             reports: reports_recv,
             requests: requests.clone(),

@@ -51,6 +51,9 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often to look whether what was read is durable.
 const RECEIPT_LOOK: Duration = Duration::from_millis(20);
 
+/// How often at most to take from the stream what needs no advance: it counts for the pace and for what may be confirmed.
+const CALM_PACE: Duration = Duration::from_millis(10);
+
 /// After this long without a flush the WAL writer is nudged.
 const RECEIPT_NUDGE: Duration = Duration::from_millis(150);
 
@@ -63,6 +66,8 @@ const REFRESH_GAP: Duration = Duration::from_secs(1);
 pub struct Links {
     pub settings: watch::Receiver<Arc<Settings>>,
     pub handover: Arc<Handover>,
+    /// When to take what needs no advance again.
+    pub calm_at: Instant,
     pub registry: Arc<Registry>,
     pub reports: mpsc::Receiver<Report>,
     pub requests: Arc<Requests>,
@@ -92,6 +97,10 @@ pub struct Keeper {
     confirm: Confirm,
     pending: PendingReceipts,
     pending_since: Instant,
+    /// When to ask again whether what was read is durable.
+    receipts_at: Instant,
+    /// No sequence is to be tried again before.
+    retry_at: Option<Instant>,
     /// Sequences about which something changed.
     dirty: BTreeSet<u32>,
     /// What the verify tick reads, when there are many sequences.
@@ -140,6 +149,8 @@ impl Keeper {
             confirm: Confirm::default(),
             pending: PendingReceipts::default(),
             pending_since: Instant::now(),
+            receipts_at: Instant::now(),
+            retry_at: None,
             dirty: BTreeSet::new(),
             verify_order: VerifyOrder::default(),
             born,
@@ -255,8 +266,7 @@ impl Keeper {
                 verify = interval(self.settings().verify_interval);
                 verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
             }
-            let receipt_at = Instant::now() + RECEIPT_LOOK;
-            let retry_at = self.managed.iter().filter_map(|m| m.retry_at).min();
+            let (receipts_at, retry_at) = (self.receipts_at, self.retry_at);
             tokio::select! {
                 input = self.links.next() => if self.take_in(input) {
                     self.collect_receipts(client).await?;
@@ -272,8 +282,8 @@ impl Keeper {
                 }
                 // The last round of work ended before all was done, so that we listen in between.
                 () = std::future::ready(()), if !self.dirty.is_empty() => {}
-                () = sleep_until(receipt_at), if !self.pending.is_empty() => {}
-                () = sleep_until(retry_at.unwrap_or(receipt_at)), if retry_at.is_some() => self.retry_due(),
+                () = sleep_until(receipts_at), if !self.pending.is_empty() => {}
+                () = sleep_until(retry_at.unwrap_or(receipts_at)), if retry_at.is_some() => self.retry_due(),
                 () = sleep_until(refresh_at) => self.refresh_wanted = true,
                 () = sleep_until(own_tables_at) => {
                     own_tables_at = Instant::now() + OWN_TABLES_INTERVAL;
@@ -289,7 +299,9 @@ impl Keeper {
                 self.read_unknown(client, advancer).await?;
             }
             self.work(client, advancer).await?;
-            self.collect_receipts(client).await?;
+            if self.pending.is_empty() || Instant::now() >= self.receipts_at {
+                self.collect_receipts(client).await?;
+            }
             self.publish();
         }
     }
@@ -319,6 +331,7 @@ impl Keeper {
             self.pending_since = Instant::now();
             return Ok(());
         }
+        self.receipts_at = Instant::now() + RECEIPT_LOOK;
         let flushed = within(advance::flush_lsn(client)).await?;
         let receipts = self.pending.collect(flushed);
         for receipt in &receipts {
@@ -342,7 +355,14 @@ impl Links {
     async fn next(&mut self) -> Input {
         tokio::select! {
             _ = self.stop.wait_for(|stop| *stop) => Input::Stop,
-            () = self.handover.changed() => Input::Stream,
+            () = self.handover.urgent() => Input::Stream,
+            () = async {
+                sleep_until(self.calm_at).await;
+                self.handover.changed().await;
+            } => {
+                self.calm_at = Instant::now() + CALM_PACE;
+                Input::Stream
+            }
             changed = self.settings.changed() => if changed.is_ok() { Input::Settings } else { Input::Stop },
             // Whoever reports no more has a reason of his own to end, which must come to light before ours.
             Some(report) = self.reports.recv() => Input::Report(Box::new(report)),

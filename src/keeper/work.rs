@@ -222,6 +222,12 @@ impl Keeper {
                 self.dirty.insert(managed.slot);
             }
         }
+        self.retry_at = self.managed.iter().filter_map(|managed| managed.retry_at).min();
+    }
+
+    /// A sequence is to be tried again then; to be early costs a look at all of them.
+    fn retry_by(&mut self, at: Instant) {
+        self.retry_at = Some(self.retry_at.map_or(at, |known| known.min(at)));
     }
 
     /// Does all that is due.
@@ -301,6 +307,7 @@ impl Keeper {
         let lead = self.links.settings.borrow().lead;
         let (now, clock) = (Instant::now(), self.born.elapsed());
         let mut due = Due::default();
+        let mut calm = Vec::new();
         for slot in std::mem::take(&mut self.dirty) {
             let Some(managed) = self.managed.get(slot as usize) else { continue };
             if managed.dropped || managed.retry_at.is_some_and(|at| at > now) {
@@ -308,6 +315,7 @@ impl Keeper {
             }
             let todo = managed.todo(lead, clock);
             let moves = matches!(todo, Todo::Advance { .. } | Todo::Follow(_));
+            calm.push((slot, managed.calm_until().filter(|_| todo == Todo::Nothing)));
             match todo {
                 // What was seen before it was locked, or refused, says nothing of it now.
                 Todo::Nothing if managed.excluded.is_none() && self.is_blocked(slot) => {
@@ -330,6 +338,7 @@ impl Keeper {
                 self.links.registry.put(managed.status(&self.role));
             }
         }
+        self.links.handover.calm_until(&calm);
         due
     }
 
@@ -430,8 +439,10 @@ impl Keeper {
     }
 
     fn retry(&mut self, slot: u32, after: Duration) {
+        let at = Instant::now() + after;
         if let Some(managed) = self.managed.get_mut(slot as usize) {
-            managed.retry_at = Some(Instant::now() + after);
+            managed.retry_at = Some(at);
+            self.retry_by(at);
         }
     }
 
@@ -440,6 +451,7 @@ impl Keeper {
             return;
         };
         managed.retry_at = retry.map(|after| Instant::now() + after);
+        self.retry_at = [self.retry_at, managed.retry_at].into_iter().flatten().min();
         self.confirm.waive(slot, !hold.is_passing());
         let known = managed.hold.as_ref().is_some_and(|known| known.is_like(&hold));
         managed.hold = Some(hold);

@@ -217,6 +217,17 @@ impl Managed {
         best
     }
 
+    /// Up to this id there is no hurry: at least half of the lead is left then, and we look again long before.
+    pub fn calm_until(&self) -> Option<i64> {
+        let value = self.state.filter(|state| state.is_called)?.last_value;
+        let (mark, _) = self.mark().filter(|_| !self.cycles())?;
+        if self.sequence.definition.is_past(mark, value) {
+            return None;
+        }
+        let (mark, value) = (i128::from(mark), i128::from(value));
+        i64::try_from(mark + (value - mark) / 4).ok()
+    }
+
     /// An id within the limit from the stream.
     pub fn seen_in_stream(&mut self, id: i64) {
         self.stream = further(self.descending(), self.stream, Some(id));
