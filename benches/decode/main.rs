@@ -17,8 +17,7 @@
 //!   finding messages costs.
 //! - "memory sum" adds up 64-bit words and "memcpy" copies: what memory allows.
 //!
-//! What each is in, and from which version on, is in `../Cargo.toml`; all of them can be had and compile. Not in the
-//! race is the decoder of supabase's etl: it is not on crates.io.
+//! Their versions are in `../Cargo.toml`; all of them can be had and compile.
 //!
 //! Two shapes: a stream far larger than the cache that lies in memory, read in place; and one that stays in the cache
 //! and comes in reads of 64 KiB, each copied into the contestant's buffer first, as the kernel would.
