@@ -3,6 +3,7 @@
 //!     cargo bench --bench decode                      all of it, some five minutes
 //!     SEQSHADOW_BENCH=short cargo bench --bench decode   seconds: everybody agrees, everything works
 //!     cargo bench --bench decode -- narrow            only what has this in its name
+//!     cargo bench --bench decode -- --goals           only what goals are set for
 //!     cargo bench --bench decode -- --instructions    only count instructions (needs valgrind)
 //!     cargo bench --bench decode -- --accept          and take the counts as those to compare with
 //!
@@ -75,6 +76,9 @@ fn main() -> ExitCode {
     if accept || has("--instructions") {
         return exit(count_instructions(accept).map(|(good, _)| good));
     }
+    if has("--goals") {
+        return exit(judge(&mut Best::default(), None).map(|()| true));
+    }
     // Without --bench it is `cargo test --benches`.
     let asked = std::env::var("SEQSHADOW_BENCH").is_ok_and(|mode| mode == "short");
     exit(if asked || has("--quick") || !has("--bench") { short() } else { full(&arguments) })
@@ -141,31 +145,34 @@ fn full(arguments: &[String]) -> anyhow::Result<bool> {
     let mut best = Best::default();
     let mut criterion = Criterion::default().without_plots().sample_size(10);
     criterion =
-        criterion.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(500));
+        criterion.warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(300));
     criterion = criterion.configure_from_args();
     let filtered = arguments.iter().any(|argument| !argument.starts_with("--"));
     for name in MADE_UP.iter().chain(CAPTURED) {
-        if IN_MEMORY.contains(name) {
-            let stream = Stream::make(name, MEMORY_BYTES)?;
-            agree(&stream, &mut Best::default())?;
-            race(&mut criterion, &stream, Shape::Memory, &mut best)?;
-        }
         let stream = Stream::make(name, reads_bytes(name))?;
         agree(&stream, &mut Best::default())?;
         race(&mut criterion, &stream, Shape::Reads, &mut best)?;
+        if IN_MEMORY.contains(name) {
+            race(&mut criterion, &Stream::make(name, MEMORY_BYTES)?, Shape::Memory, &mut best)?;
+        }
     }
     criterion.final_summary();
     if filtered {
         print_all(&best);
         return Ok(true);
     }
-    in_turn(&mut best)?;
-    let rows = goals::rows(&best, allocations_per_message()?);
     let (good, counts) = count_instructions(false)?;
-    print_all(&best);
-    goals::print(&rows);
-    write_json("full", &best, &rows, counts.as_ref())?;
+    judge(&mut best, counts.as_ref())?;
     Ok(good)
+}
+
+/// Measures once more what goals are set for, and prints everything.
+fn judge(best: &mut Best, counts: Option<&instructions::Counts>) -> anyhow::Result<()> {
+    in_turn(best)?;
+    print_all(best);
+    let rows = goals::rows(best, allocations_per_message()?);
+    goals::print(&rows);
+    write_json("full", best, &rows, counts)
 }
 
 fn reads_bytes(name: &str) -> usize {
