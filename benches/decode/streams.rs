@@ -219,7 +219,7 @@ impl Rows {
             .map(|at| cell(vec![b'x'; if at == self.id_at { 0 } else { lengths.next().unwrap_or(0) }]))
             .collect();
         cells[self.id_at] = key.clone();
-        if !self.updates || n % 5 == 0 {
+        if !self.updates || n.is_multiple_of(5) {
             return encode::insert(xid, oid, &cells);
         }
         // As most updates are: the key is not touched, nor is a long value; now and then the key is.
