@@ -70,35 +70,12 @@ impl Sink for Sum {
     fn stream_prepare(&mut self, _: &Prepare<'_>) {}
 }
 
-#[test]
-fn a_thousand_transactions_allocate_nothing() {
-    let columns = |n: usize| vec![ColumnSpec::new("c", type_oid::TEXT); n];
-    let relations = [
-        encode::relation(None, 1, "s", "one", b'd', &columns(2)),
-        encode::relation(None, 2, "s", "two", b'f', &columns(3)),
-    ];
-    let one = |id: i64| encode::insert(None, 1, &[Cell::text(id), Cell::text("note")]);
-    let two = |code: &str| [Cell::text("12.00"), Cell::text(code), Cell::Unchanged];
-    let transaction = [
-        encode::begin(9, 0, 7),
-        one(1),
-        one(22_222_222_222),
-        encode::update(None, 2, Some((b'O', &two("ORD-1"))), &two("ORD-2")),
-        encode::insert(None, 2, &two("free text")),
-        encode::delete(None, 2, b'O', &two("ORD-1")),
-        encode::insert(None, 1, &[Cell::text("NaN"), Cell::Null]),
-        encode::insert(None, 1, &[Cell::text("NaN"), Cell::Null]),
-        encode::truncate(None, true, true, &[1, 2]),
-        relations[0].clone(),
-        encode::logical_message(None, true, 3, "p", b"content"),
-        encode::commit(9, 10, 0),
-    ];
+/// How often following `transaction` a thousand times allocates, once it was followed, and what was told of it all.
+/// `described` comes before, at the place where the transaction describes relations.
+fn follow(described: &[Vec<u8>], transaction: &[Vec<u8>], streaming: Streaming) -> (Sum, u64) {
     let bytes: Vec<u8> = transaction.iter().flat_map(|payload| encode::copy_data(5, payload)).collect();
-
-    let (mut tap, mut sink) = (Tap::new(ProtocolVersion::V4, Streaming::On), Sum::default());
-    tap.feed(&encode::begin(9, 0, 7), &mut sink).unwrap();
-    relations.iter().for_each(|relation| tap.feed(relation, &mut sink).unwrap());
-    tap.feed(&encode::commit(9, 10, 0), &mut sink).unwrap();
+    let (mut tap, mut sink) = (Tap::new(ProtocolVersion::V4, streaming), Sum::default());
+    described.iter().for_each(|payload| tap.feed(payload, &mut sink).unwrap());
     let mut scanner = Scanner::new(Limits::default());
     let mut follow = || {
         for frame in scanner.scan(&bytes) {
@@ -117,7 +94,81 @@ fn a_thousand_transactions_allocate_nothing() {
         follow();
     }
     let allocated = ALLOCATIONS.get() - before;
+    (sink, allocated)
+}
+
+fn columns(n: usize) -> Vec<ColumnSpec> {
+    vec![ColumnSpec::new("c", type_oid::TEXT); n]
+}
+
+#[test]
+fn a_thousand_transactions_allocate_nothing() {
+    let relations = [
+        encode::relation(None, 1, "s", "one", b'd', &columns(2)),
+        encode::relation(None, 2, "s", "two", b'f', &columns(3)),
+        encode::relation(None, 3, "s", "without an id", b'd', &columns(1)),
+    ];
+    let one = |id: i64| encode::insert(None, 1, &[Cell::text(id), Cell::text("note")]);
+    let two = |code: &str| [Cell::text("12.00"), Cell::text(code), Cell::Unchanged];
+    let transaction = [
+        encode::begin(9, 0, 7),
+        one(1),
+        one(22_222_222_222),
+        one(-3),
+        encode::update(None, 2, Some((b'O', &two("ORD-1"))), &two("ORD-2")),
+        encode::insert(None, 2, &two("free text")),
+        encode::delete(None, 2, b'O', &two("ORD-1")),
+        encode::insert(None, 1, &[Cell::text("NaN"), Cell::Null]),
+        encode::insert(None, 1, &[Cell::text("NaN"), Cell::Null]),
+        encode::insert(None, 3, &[Cell::text("not looked at")]),
+        encode::truncate(None, true, true, &[1, 2]),
+        relations[0].clone(),
+        encode::logical_message(None, true, 3, "p", b"content"),
+        encode::commit(9, 10, 0),
+    ];
+    let begin = [encode::begin(9, 0, 7)];
+    let described = [&begin[..], &relations, &[encode::commit(9, 10, 0)]].concat();
+    let (sink, allocated) = follow(&described, &transaction, Streaming::Off);
     assert_eq!(sink.transactions, 1002);
-    assert_eq!((sink.ids, sink.unreadable), (5 * 1001, 3 * 1001));
+    assert_eq!((sink.ids, sink.unreadable), (6 * 1001, 3 * 1001));
+    assert_eq!(allocated, 0);
+}
+
+#[test]
+fn streamed_and_binary_rows_allocate_nothing() {
+    let xid = Some(7);
+    let ids = [ColumnSpec::new("id", type_oid::INT8), ColumnSpec::new("c", type_oid::TEXT)];
+    let relation = |xid| encode::relation(xid, 1, "s", "one", b'd', &ids);
+    let row = |xid, id: i64| {
+        let note = Cell::Binary(b"note".to_vec());
+        encode::insert(xid, 1, &[Cell::Binary(id.to_be_bytes().to_vec()), note])
+    };
+    let described = [
+        encode::stream_start(7, true),
+        relation(xid),
+        encode::stream_stop(),
+        encode::stream_abort(7, 7, None),
+    ];
+    let transaction = [
+        encode::stream_start(7, true),
+        relation(xid),
+        row(xid, 1),
+        row(Some(8), 2),
+        encode::stream_stop(),
+        encode::stream_start(9, true),
+        row(Some(9), 3),
+        encode::stream_stop(),
+        encode::stream_start(7, false),
+        encode::update(Some(10), 1, None, &[Cell::text(5), Cell::Unchanged]),
+        encode::stream_stop(),
+        encode::stream_abort(7, 8, None),
+        encode::stream_commit(7, 9, 10, 0),
+        encode::stream_abort(9, 9, None),
+        encode::begin(9, 0, 11),
+        row(None, 4),
+        encode::commit(9, 10, 0),
+    ];
+    let (sink, allocated) = follow(&described, &transaction, Streaming::On);
+    assert_eq!((sink.transactions, sink.ids, sink.unreadable), (1001, 5 * 1001, 0));
     assert_eq!(allocated, 0);
 }

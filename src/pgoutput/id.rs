@@ -134,11 +134,39 @@ fn up_to_eight(digits: &[u8]) -> Option<u64> {
     eight((first << front) | (last << 32) | ZEROS.unbounded_shr(64 - front))
 }
 
+/// The value of 1 to 16 digits at the end of bytes which before them have as many as make 8 or 16 of them, of any
+/// content: one or two loads, whatever the number of digits. `None` for anything else, a sign among it.
+#[inline(always)]
+pub(crate) fn ending(bytes: &[u8], digits: usize) -> Option<i64> {
+    let (before, last) = bytes.split_last_chunk::<8>()?;
+    let magnitude = match digits {
+        1..=8 => last_of_eight(*last, digits)?,
+        9..=16 => {
+            let head = last_of_eight(*before.last_chunk()?, digits.wrapping_sub(8))?;
+            head.wrapping_mul(100_000_000).wrapping_add(last_of_eight(*last, 8)?)
+        }
+        _ => return None,
+    };
+    i64::try_from(magnitude).ok()
+}
+
+/// The value of the last 1 to 8 of eight bytes.
+#[inline(always)]
+fn last_of_eight(bytes: [u8; 8], digits: usize) -> Option<u64> {
+    let others = 8u32.checked_sub(u32::try_from(digits).ok()?)?.wrapping_mul(8);
+    // What is not a digit's place counts as a leading zero.
+    let values = (u64::from_le_bytes(bytes) ^ ZEROS) & u64::MAX.unbounded_shl(others);
+    // More than 9 in any byte shows in its highest bit, there or after adding; a carry comes only from such a byte.
+    if (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080 != 0 {
+        return None;
+    }
+    Some(joined(values))
+}
+
 /// Eight times `'0'`.
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
-/// The value of eight digits at once, the first of them in the lowest byte: neighbours are joined to pairs, pairs to
-/// fours, fours to the whole, each step with one multiplication for all of them.
+/// The value of eight digits at once, the first of them in the lowest byte.
 #[inline]
 fn eight(digits: u64) -> Option<u64> {
     const HIGH: u64 = 0xF0F0_F0F0_F0F0_F0F0;
@@ -147,10 +175,16 @@ fn eight(digits: u64) -> Option<u64> {
     if (digits & HIGH) | ((digits.wrapping_add(SIX) & HIGH) >> 4) != 0x3333_3333_3333_3333 {
         return None;
     }
-    let ones = digits & !HIGH;
+    Some(joined(digits & !HIGH))
+}
+
+/// Neighbours are joined to pairs, pairs to fours, fours to the whole, each step with one multiplication for all of
+/// them.
+#[inline(always)]
+fn joined(ones: u64) -> u64 {
     let pairs = ones.wrapping_mul(10).wrapping_add(ones >> 8) & 0x00FF_00FF_00FF_00FF;
     let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_FFFF_0000_FFFF;
-    Some(fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF)
+    fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF
 }
 
 #[inline]
@@ -277,12 +311,22 @@ mod tests {
                     .map(|at| b'0' + u8::try_from((seed * 7919 + at * 104_729 + seed * at) % 10).unwrap())
                     .collect();
                 assert_eq!(magnitude(&digits), one_by_one(&digits));
+                let id = one_by_one(&digits).filter(|_| length <= 16);
+                let id = id.map(|id| i64::try_from(id).unwrap());
+                for before in [[0xFF; 16], [b'9'; 16], [0; 16], *b"t\0\0\0\x05-12t\0\0\0\x05---"] {
+                    assert_eq!(ending(&[&before, &digits[..]].concat(), digits.len()), id);
+                }
             }
             for at in 0..length {
                 for byte in [0, b'/', b':', b'-', b' ', b'.', b'p', 0xB5, 0xFF] {
                     let mut digits = vec![b'5'; usize::try_from(length).unwrap()];
                     digits[usize::try_from(at).unwrap()] = byte;
                     assert_eq!(magnitude(&digits), None, "{digits:?}");
+                    assert_eq!(
+                        ending(&[&[b'1'; 16], &digits[..]].concat(), digits.len()),
+                        None,
+                        "{digits:?}"
+                    );
                 }
             }
         }

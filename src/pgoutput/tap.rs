@@ -91,7 +91,7 @@ impl Tap {
     ///
     /// # Errors
     /// As [`Tap::feed`].
-    #[inline]
+    #[inline(always)]
     pub fn feed_cut<S: Sink>(
         &mut self,
         payload: &[u8],
@@ -101,6 +101,11 @@ impl Tap {
         if self.place != Place::Idle && self.expected.take(payload, self.in_stream(), sink) {
             return Ok(());
         }
+        self.feed_fully(payload, rest, sink)
+    }
+
+    #[inline(never)]
+    fn feed_fully<S: Sink>(&mut self, payload: &[u8], rest: usize, sink: &mut S) -> Result<(), DecodeError> {
         match payload.first() {
             Some(b'I') => self.row(RowKind::Insert, payload, rest, sink),
             Some(b'U') => self.row(RowKind::Update, payload, rest, sink),
@@ -110,7 +115,6 @@ impl Tap {
     }
 
     /// An Insert or Update: looked at only as far as ids are tracked.
-    #[inline(never)]
     fn row<S: Sink>(
         &mut self,
         kind: RowKind,
@@ -120,11 +124,10 @@ impl Tap {
     ) -> Result<(), DecodeError> {
         let mut r = Reader::new(payload);
         let entry = changed(self.place, &mut self.relations, kind.name(), &mut r)?;
-        if matches!(entry.plan, Plan::Skip) {
-            return Ok(());
+        if !matches!(entry.plan, Plan::Skip) {
+            Row { entry, kind, rest }.walk(r, &mut Report { sink, described: &mut self.described })?;
         }
-        Row { entry, kind, rest }.walk(r, &mut Report { sink, described: &mut self.described })?;
-        self.expected.remember(payload, r.offset(), matches!(self.place, Place::Stream { .. }), &entry.plan);
+        self.expected.remember(payload, matches!(self.place, Place::Stream { .. }), &entry.plan);
         Ok(())
     }
 
@@ -134,7 +137,6 @@ impl Tap {
     }
 
     /// A Delete carries no id that was not seen before.
-    #[inline(never)]
     fn delete(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
         changed(self.place, &mut self.relations, "Delete", &mut Reader::new(payload)).map(drop)
     }
@@ -161,7 +163,7 @@ impl Tap {
                 self.inside("Relation")?;
                 if self.relations.note(&relation, sink)? {
                     self.described.clear();
-                    self.expected.clear();
+                    self.expected.described(relation.oid, self.relations.len());
                 }
             }
             Message::Type(_) => self.inside("Type")?,
