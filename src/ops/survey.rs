@@ -75,8 +75,10 @@ impl<'a> Surveyor<'a> {
         let publisher = sides.publisher().await?;
         let look = Look::new(publisher).await.map_err(SidesError::on_publisher)?;
         let client = &sides.subscriber.client;
-        let advancer =
-            on_subscriber(Advancer::prepare(client)).await?.calling(settings.advance_function.as_ref());
+        let advancer = on_subscriber(Advancer::prepare(client))
+            .await?
+            .calling(settings.advance_function.as_ref())
+            .in_bulk();
         let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
         let role = role.try_get(0).map_err(SidesError::on_subscriber)?;
         Ok(Surveyor { sides, settings, look, advancer, role, known: None })

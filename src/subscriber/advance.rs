@@ -10,9 +10,9 @@
 //!   so far ahead that nobody could pass it between the statement's read and its write;
 //! - **walk**: `nextval` in a server-side loop, monotone by construction, in every other case; it ends when the
 //!   sequence is there, whoever brought it there, so that it never uses up more than it must;
-//! - **lock**: where a walk would be too long and our role owns the sequence, `ALTER SEQUENCE … OWNER TO` its own
-//!   owner, which changes nothing, takes AccessExclusive, and nobody can call `nextval` until the guarded `setval` is
-//!   committed. Name and owner are read just before, and the lock is let go if either has changed by then;
+//! - **lock**: where a walk would be too long and our role owns the sequence, it is [locked](super::lock) until the
+//!   guarded `setval` is committed. In bulk, for whoever waits for many sequences, that is so for far shorter walks,
+//!   and many are locked at once;
 //! - **call**: where our role may do none of that, the advance-only [`function`](super::function) does it for us.
 //!
 //! All writers of ours hold one advisory lock per database while they write, because two guarded setvals of
@@ -25,10 +25,11 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::function::{AdvanceFunction, Caller};
+use super::lock::lock;
 use crate::catalog::{ByFunction, Sequence};
 use crate::plan::State;
 use crate::readings::{Reader, Reading, Smaller, Trouble, put, trouble};
-use crate::types::{Lsn, Oid, quote_identifier};
+use crate::types::{Lsn, Oid};
 
 /// The two keys of the advisory lock that all our writers take: "seqs", "hado" in ASCII. Advisory locks are per
 /// database, as sequences are.
@@ -51,6 +52,10 @@ const LOCKING_MAX: Duration = Duration::from_millis(200);
 
 /// From how many steps on a lock is better than a walk (about 1 s).
 const STEPS_LOCK_MIN: u64 = 2_000_000;
+
+/// The same in bulk, for a sequence that nobody moves: a lock costs about as much as a hundred `nextval`s, and keeps
+/// others waiting for as long as the transaction takes.
+const STEPS_LOCK_IN_BULK_MIN: u64 = 300;
 
 /// How many sequences are moved in one transaction.
 const BATCH: usize = 500;
@@ -105,6 +110,7 @@ pub struct Advancer {
     set: Statement,
     caller: Caller,
     walk_chunk: u64,
+    in_bulk: bool,
     /// Who is the first to be locked.
     turn: AtomicUsize,
 }
@@ -122,6 +128,8 @@ enum Way {
     Walk(u64),
     Set,
     Lock,
+    /// Together with others.
+    LockInBulk,
     Call,
 }
 
@@ -149,7 +157,13 @@ impl Advancer {
             )
             .await?;
         let (walk_chunk, turn) = (STEPS_WALK_CHUNK, AtomicUsize::new(0));
-        Ok(Advancer { reader, walk, set, caller: Caller::default(), walk_chunk, turn })
+        Ok(Advancer { reader, walk, set, caller: Caller::default(), walk_chunk, in_bulk: false, turn })
+    }
+
+    /// For one that moves many sequences at once, and is waited for.
+    #[must_use]
+    pub fn in_bulk(self) -> Self {
+        Advancer { in_bulk: true, ..self }
     }
 
     /// With the function that moves what our role may not.
@@ -202,6 +216,7 @@ impl Advancer {
         let sequences: Vec<&Sequence> = batch.iter().map(|step| step.sequence).collect();
         let now = self.reader.read_strictly(client, &sequences).await?;
         let (mut walk, mut set, mut lock, mut call) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut together = Vec::new();
         for (step, reading) in batch.iter().zip(&now) {
             let Some(state) = state_of(reading, step) else { continue };
             match self.way(step, state) {
@@ -209,11 +224,16 @@ impl Advancer {
                 Way::Walk(steps) => walk.push((step, steps)),
                 Way::Set => set.push((step, state)),
                 Way::Lock => lock.push(step),
+                Way::LockInBulk => together.push((step, state)),
                 Way::Call => call.push((step.sequence, step.to)),
             }
         }
         self.set(client, &set).await?;
         self.caller.call(client, &call).await?;
+        if self.lock_and_set_together(client, &together).await? {
+            together.clear();
+        }
+        walk.extend(together.iter().filter_map(|(step, state)| Some((*step, step.left(*state)?))));
         // Near ones first: they are served also while a far one needs many turns.
         walk.sort_by_key(|(_, steps)| *steps);
         let mut left = self.walk_chunk;
@@ -250,6 +270,13 @@ impl Advancer {
             Way::Lock
         } else if !privileges.update && privileges.function == ByFunction::Possible {
             Way::Call
+        } else if self.in_bulk
+            && privileges.update
+            && privileges.owner
+            && quiet
+            && steps >= STEPS_LOCK_IN_BULK_MIN
+        {
+            Way::LockInBulk
         } else {
             Way::Walk(steps.min(self.walk_chunk))
         }
@@ -284,7 +311,7 @@ impl Advancer {
     /// The lock may be refused (`lock_timeout`): on a busy sequence it often is, and the walk goes on instead.
     async fn lock_and_set(&self, client: &Client, step: &Step<'_>) -> Result<(), Error> {
         let sequence = step.sequence;
-        if !lock(client, sequence.oid).await? {
+        if !lock(client, &[sequence.oid]).await? {
             return self.walk(client, &[(step, self.walk_chunk)]).await;
         }
         let now = self.reader.read_strictly(client, &[sequence]).await?;
@@ -294,6 +321,21 @@ impl Advancer {
             self.set(client, &[(step, state)]).await?;
         }
         Ok(())
+    }
+
+    /// False, with nothing done, where a lock is refused.
+    async fn lock_and_set_together(
+        &self,
+        client: &Client,
+        steps: &[(&Step<'_>, State)],
+    ) -> Result<bool, Error> {
+        let oids: Vec<Oid> = steps.iter().map(|(step, _)| step.sequence.oid).collect();
+        if oids.is_empty() || !lock(client, &oids).await? {
+            return Ok(false);
+        }
+        // One that was moved before it was locked is left where it is: the next call sees to it.
+        self.set(client, steps).await?;
+        Ok(true)
     }
 
     /// Gives a CYCLE sequence, last `seen` so, the publisher's exact state; for such a one there is no forwards. Where
@@ -358,33 +400,6 @@ async fn begin_as_only_writer(client: &Client) -> Result<bool, Error> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Locks the sequence until the end of the transaction; false, with nothing changed, where that is refused.
-async fn lock(client: &Client, oid: Oid) -> Result<bool, Error> {
-    // The row's version tells whether anybody, ourselves included, has changed it.
-    let whose = "SELECT c.xmin::text, quote_ident(n.nspname) || '.' || quote_ident(c.relname), r.rolname
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
-                  WHERE c.oid = $1";
-    let read = async || -> Result<Option<(String, String, String)>, Error> {
-        let Some(row) = client.query_opt(whose, &[&oid.0]).await? else { return Ok(None) };
-        Ok(Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
-    };
-    let before = read().await?;
-    let Some((_, name, owner)) = &before else { return Ok(false) };
-    let locking =
-        format!("SAVEPOINT seqshadow_lock; ALTER SEQUENCE {name} OWNER TO {}", quote_identifier(owner));
-    let locked = match client.batch_execute(&locking).await {
-        Ok(()) => read().await? == before,
-        Err(error) => {
-            trouble(&error).ok_or(error)?;
-            false
-        }
-    };
-    if !locked {
-        client.batch_execute("ROLLBACK TO SAVEPOINT seqshadow_lock").await?;
-    }
-    Ok(locked)
 }
 
 /// How many `nextval`s bring a sequence from `now` to `to` or past it; `None` where it is there already.

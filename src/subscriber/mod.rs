@@ -2,5 +2,6 @@
 
 pub mod advance;
 pub mod function;
+mod lock;
 pub mod receipt;
 pub mod subscription;

@@ -1,8 +1,11 @@
 //! `plan` and `sync`: the same targets, never back, and what cannot be moved is named.
 
 use proto_tests::sequence::state;
+use proto_tests::sql::connect;
 use proto_tests::stage::Stage;
 use proto_tests::verb;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Every kind of sequence that is brought up, and some that need care.
 const TABLES: &str = "
@@ -125,4 +128,46 @@ async fn a_name_cannot_become_a_statement_of_the_script() {
     stage.on_subscriber(&planned.stdout).await;
     stage.on_subscriber("SELECT id FROM kept").await;
     assert_eq!(verb::run(&stage.pair, "verify", &[]).unwrap().code(), 0, "{}", planned.all());
+}
+
+/// The owner's sync locks many at once; whoever calls `nextval` meanwhile waits, and never gets an id a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_are_set_at_once_under_locks_beside_those_who_call_nextval() {
+    let ddl = "DO $$ BEGIN FOR i IN 1..1200 LOOP EXECUTE 'CREATE SEQUENCE s' || i; END LOOP; END $$";
+    let stage = Stage::with(13, 16, ddl).await.unwrap();
+    stage.pair.replicate_all().await.unwrap();
+    stage.on_subscriber("ALTER SEQUENCE s3 OWNER TO app; ALTER SEQUENCE s4 INCREMENT -1 MINVALUE -1000000 MAXVALUE -1 START -1 RESTART").await;
+    stage.on_publisher("ALTER SEQUENCE s4 INCREMENT -1 MINVALUE -1000000 MAXVALUE -1 START -1 RESTART").await;
+    let (stop, conninfo) = (Arc::new(AtomicBool::new(false)), stage.pair.subscriber_conninfo());
+    let (stopped, drawing) = (stop.clone(), connect(&conninfo).await.unwrap());
+    let drawn = tokio::spawn(async move {
+        let mut ids = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let row = drawing.query_one("SELECT nextval('s1'), nextval('s2')", &[]).await.unwrap();
+            ids.push((row.get::<_, i64>(0), row.get::<_, i64>(1)));
+        }
+        ids
+    });
+    // A transaction that has called nextval keeps its lock: nobody waits for it for long.
+    let mut holding = connect(&conninfo).await.unwrap();
+    let held = holding.transaction().await.unwrap();
+    held.query_one("SELECT nextval('s7')", &[]).await.unwrap();
+    let as_owner = format!("--subscriber={conninfo}");
+    for round in 1..=3_i64 {
+        let ahead =
+            "SELECT setval(c.oid::regclass, CASE relname WHEN 's4' THEN -1000 ELSE 1000 END * $1::int8)
+                       FROM pg_class c WHERE relname ~ '^s[0-9]+$'";
+        stage.publisher.query(ahead, &[&round]).await.unwrap();
+        let synced = verb::run(&stage.pair, "sync", &["--lead=0", &as_owner]).unwrap();
+        assert_eq!(synced.code(), 0, "{}", synced.all());
+        let behind = "SELECT count(*) FROM pg_class WHERE relname ~ '^s[0-9]+$'
+                         AND coalesce(abs(pg_sequence_last_value(oid)), 0) < 1000 * $1::int8";
+        assert_eq!(stage.subscriber.query_one(behind, &[&round]).await.unwrap().get::<_, i64>(0), 0);
+    }
+    held.rollback().await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let ids = drawn.await.unwrap();
+    assert!(ids.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 < two[1].1), "an id was drawn twice");
+    let owners = "SELECT count(*) FROM pg_class WHERE relname ~ '^s[0-9]+$' AND relowner = 'app'::regrole";
+    assert_eq!(stage.subscriber.query_one(owners, &[]).await.unwrap().get::<_, i64>(0), 1);
 }

@@ -83,7 +83,7 @@ pub async fn without_publisher(
     }
     let client = &subscriber.client;
     let mut survey = subscriber_alone(client, settings, depth).await?;
-    let advancer = Advancer::prepare(client).await.map_err(SidesError::on_subscriber)?;
+    let advancer = Advancer::prepare(client).await.map_err(SidesError::on_subscriber)?.in_bulk();
     let advancer = advancer.calling(settings.advance_function.as_ref());
     let mover = Mover { client, advancer: &advancer };
     let synced = mover.sync(&mut survey, Lead::Steps(margin), |_, _| {}).await?;
