@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use proto_tests::pair::{Pair, PairOptions};
 use proto_tests::shadow::ShadowCommand;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{LIMIT, Size, server};
 use crate::process::{cpu, resident};
@@ -14,8 +14,6 @@ const MAJOR: u32 = 17;
 const COLUMNS: u32 = 1000;
 /// The number of sequences that the goals are for.
 const JUDGED: u32 = 100_000;
-/// Over how long the looks at all sequences are measured: three of them at the usual interval.
-const LOOKS: Duration = Duration::from_secs(30);
 
 pub async fn run(size: &Size, report: &mut Report) -> Result<()> {
     let section = "start and memory with n sequences";
@@ -45,7 +43,7 @@ pub async fn run(size: &Size, report: &mut Report) -> Result<()> {
         shadow.wait_for_line("the sequences are protected", LIMIT)?;
         let protected = begun.elapsed().as_secs_f64();
         let (since, used) = (Instant::now(), cpu(shadow.pid()).context("CPU of seqshadow")?);
-        tokio::time::sleep(LOOKS).await;
+        tokio::time::sleep(size.looks).await;
         let used = cpu(shadow.pid()).context("CPU of seqshadow")?.saturating_sub(used).as_secs_f64();
         let share = 100.0 * used / since.elapsed().as_secs_f64();
         #[allow(clippy::cast_precision_loss)]

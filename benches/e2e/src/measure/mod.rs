@@ -31,6 +31,8 @@ pub struct Size {
     /// Numbers of sequences, ascending.
     pub sequences: Vec<u32>,
     pub advances: Vec<u32>,
+    /// Over how long the looks at all sequences are measured: three at the usual interval.
+    pub looks: Duration,
 }
 
 impl Default for Size {
@@ -45,6 +47,7 @@ impl Default for Size {
             transaction_megabytes: 10_240,
             sequences: vec![10, 1000, 10_000, 100_000],
             advances: vec![1, 10, 100, 1000],
+            looks: Duration::from_secs(30),
         }
     }
 }
@@ -62,6 +65,7 @@ impl Size {
             transaction_megabytes: 100,
             sequences: vec![10, 1000],
             advances: vec![1, 10, 100],
+            looks: Duration::from_secs(3),
         }
     }
 }
