@@ -168,6 +168,11 @@ pub async fn capture(
     let (socket, received) = started;
     let (ended, at) = record(socket, received, &mut writer, redactor, stop, pace, asked).await;
     let seconds = clock.elapsed().as_secs_f64();
+    if let Err(error @ RecordError::Write(_)) = ended {
+        // Nothing more is put behind what may be half a block.
+        let kept = format!("the whole blocks before it are in {}", place.partial().display());
+        return Err(failed(&slot, &error, &kept));
+    }
     let (messages, file_bytes) = (writer.records(), writer.file_bytes());
     let why = match &ended {
         Ok(reason) => reason.name().to_owned(),
@@ -181,12 +186,12 @@ pub async fn capture(
         Ok(reason) => reason,
         Err(error) if messages == 0 => {
             place.discard();
-            return Err(failed(&slot, error, "nothing was recorded"));
+            return Err(failed(&slot, &error, "nothing was recorded"));
         }
         Err(error) => {
             let _ = file.sync_all();
             let kept = format!("what was recorded before is in {}", place.partial().display());
-            return Err(failed(&slot, error, &kept));
+            return Err(failed(&slot, &error, &kept));
         }
     };
     let file_bytes = file.metadata().map_or(file_bytes, |metadata| metadata.len());
@@ -304,7 +309,7 @@ fn refused(slot: &SlotName, error: ReplicationError) -> OpsError {
 }
 
 /// The stream ended by itself.
-fn failed(slot: &SlotName, error: RecordError, kept: &str) -> OpsError {
+fn failed(slot: &SlotName, error: &RecordError, kept: &str) -> OpsError {
     let (what, action) = (format!("the stream of slot {slot} ended: {error}"), kept.to_owned());
     match error {
         RecordError::Replication(ReplicationError::Server(_))

@@ -390,6 +390,31 @@ async fn slots_of_others_are_left_alone() {
     assert_eq!(shadow.complaints(), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_temporary_slot_never_holds_back_more_wal_than_allowed() {
+    let stage = Stage::replicating(15, 17, TABLES).await.unwrap();
+    let files = Files::new();
+    let out = files.out("a");
+    let command = verb::command(&stage.pair, "capture", &[&out, "--redact", "--json"])
+        .env("SEQSHADOW_MAX_RETAINED_WAL", "64MB");
+    let mut capture = command.spawn().unwrap();
+    capture.wait_for_line("seqshadow: recording", PATIENCE).unwrap();
+    // Longer than what is kept of a message.
+    let long = "SELECT pg_logical_emit_message(false, 'long', repeat('geheim', 400000))";
+    for _ in 0..40 {
+        stage.on_publisher(long).await;
+    }
+    let (code, said) = ended(&mut capture);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("\"ended\": \"max_retained_wal\""), "{said}");
+    let found = replayed(&files.path("a"), &[]);
+    let messages = kind(&found, "Message");
+    assert!((26..40).contains(&messages), "{found}");
+    assert!(found["bytes"].as_i64().unwrap() > messages * 2_400_000, "{found}");
+    let file = std::fs::metadata(files.path("a")).unwrap().len();
+    assert!(file < u64::try_from(messages + 1).unwrap() * 1_100_000, "{file}");
+}
+
 #[test]
 fn what_is_no_capture_is_refused() {
     let files = Files::new();
