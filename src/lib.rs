@@ -17,6 +17,8 @@
 //! [`registry`] is what everybody may ask about it, [`console`] answers such questions over the PostgreSQL protocol, and
 //! [`demo`] shows it with throw-away servers.
 //!
+//! [`capture`] records such a stream into a file, and decodes the file as the daemon would.
+//!
 //! Beside the pipeline there are the operator's verbs ([`ops`]): each finds the two servers ([`sides`]), looks at them by
 //! itself ([`ops::survey`]), and goes without the daemon.
 //!
@@ -30,6 +32,7 @@
 
 pub mod alive;
 pub mod backoff;
+pub mod capture;
 pub mod catalog;
 pub mod cli;
 pub mod config;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use seqshadow::cli::args::{Cli, Verb};
 use seqshadow::cli::{
-    check, cutover, demo, manual, plan, reverse, run, setup, status, sync, teardown, verify,
+    capture, check, cutover, demo, manual, plan, replay, reverse, run, setup, status, sync, teardown, verify,
 };
 
 fn main() -> ExitCode {
@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         Ok(Verb::Verify(args)) => verify::run(&args),
         Ok(Verb::Completions(args)) => manual::completions(&args),
         Ok(Verb::Man(args)) => manual::man(&args),
+        Ok(Verb::Capture(args)) => capture::run(&args),
+        Ok(Verb::Replay(args)) => replay::run(&args),
         Ok(Verb::Reverse(args)) => reverse::run(&args),
         Ok(Verb::Status(args)) => status::run(&args),
         Ok(Verb::Demo(args)) => demo::run(&args),

@@ -13,10 +13,12 @@ use clap::{Args, Parser, Subcommand};
 pub use common::{LogArgs, SidesArgs, SlotArgs, TargetArgs, VerbArgs};
 use help::*;
 
+use super::capture::CaptureArgs;
 use super::check::CheckArgs;
 use super::cutover::CutoverArgs;
 use super::manual::{CompletionsArgs, ManArgs};
 use super::plan::PlanArgs;
+use super::replay::ReplayArgs;
 use super::reverse::ReverseArgs;
 use super::setup::SetupArgs;
 use super::status::StatusArgs;
@@ -76,6 +78,12 @@ pub enum Verb {
     /// Remove what setup made, on both sides
     #[command(after_help = TEARDOWN_AFTER_HELP)]
     Teardown(TeardownArgs),
+    /// Record the publisher's replication stream into a file, and confirm nothing
+    #[command(after_help = CAPTURE_AFTER_HELP)]
+    Capture(Box<CaptureArgs>),
+    /// Decode a recorded stream as the daemon would, and say how fast
+    #[command(after_help = REPLAY_AFTER_HELP)]
+    Replay(ReplayArgs),
     /// Show it at work on two throw-away servers on this machine
     #[command(after_help = DEMO_AFTER_HELP)]
     Demo(DemoArgs),

@@ -2,11 +2,13 @@
 //! have in common, [`show`] how a result looks.
 
 pub mod args;
+pub mod capture;
 pub mod check;
 pub mod cutover;
 pub mod demo;
 pub mod manual;
 pub mod plan;
+pub mod replay;
 pub mod reverse;
 pub mod run;
 pub mod setup;

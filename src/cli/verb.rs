@@ -87,7 +87,8 @@ where
     code
 }
 
-fn fail(error: &dyn std::fmt::Display, code: ExitCode, json: bool) -> ProcessExit {
+/// Says what went wrong, and gives the exit status.
+pub(super) fn fail(error: &dyn std::fmt::Display, code: ExitCode, json: bool) -> ProcessExit {
     eprintln!("seqshadow: {error}");
     if json {
         Failure::new(error, code).print();

@@ -126,32 +126,36 @@ impl Keeper {
 
     /// What the stream must look for.
     pub(super) fn tracking(&self, settings: &Settings) -> Tracking {
-        let on_publisher: HashMap<&QualifiedName, &QualifiedName> =
-            settings.renames.iter().map(|rename| (&rename.subscriber, &rename.publisher)).collect();
-        let mut tracking = Tracking {
-            descending: self.managed.iter().map(Managed::descending).collect(),
-            ..Tracking::default()
-        };
-        for managed in self.managed.iter().filter(|m| m.excluded.is_none()) {
-            for consumer in &managed.sequence.consumers {
-                let table = (*on_publisher.get(&consumer.table).unwrap_or(&&consumer.table)).clone();
-                let watched = tracking.tables.entry(table).or_default();
-                if let (Readable::Yes(format), false) = (&consumer.readable, managed.cycles()) {
-                    watched.push(Watched {
-                        column: consumer.column.clone(),
-                        slot: managed.slot,
-                        format: format.clone(),
-                    });
-                }
-            }
-            // A shared sequence is restarted too, but its other tables keep their rows: they are read again then.
-            for owner in managed.sequence.owners().filter(|_| self.truncates) {
-                let table = (*on_publisher.get(&owner.table).unwrap_or(&&owner.table)).clone();
-                tracking.restarts.entry(table).or_default().push(managed.slot);
+        tracking(&self.managed, settings, self.truncates)
+    }
+}
+
+/// What a stream must look for to keep `managed` ahead, whose slots are their positions. `truncates`: the publications
+/// publish TRUNCATE.
+pub(crate) fn tracking(managed: &[Managed], settings: &Settings, truncates: bool) -> Tracking {
+    let on_publisher: HashMap<&QualifiedName, &QualifiedName> =
+        settings.renames.iter().map(|rename| (&rename.subscriber, &rename.publisher)).collect();
+    let mut tracking =
+        Tracking { descending: managed.iter().map(Managed::descending).collect(), ..Tracking::default() };
+    for managed in managed.iter().filter(|m| m.excluded.is_none()) {
+        for consumer in &managed.sequence.consumers {
+            let table = (*on_publisher.get(&consumer.table).unwrap_or(&&consumer.table)).clone();
+            let watched = tracking.tables.entry(table).or_default();
+            if let (Readable::Yes(format), false) = (&consumer.readable, managed.cycles()) {
+                watched.push(Watched {
+                    column: consumer.column.clone(),
+                    slot: managed.slot,
+                    format: format.clone(),
+                });
             }
         }
-        tracking
+        // A shared sequence is restarted too, but its other tables keep their rows: they are read again then.
+        for owner in managed.sequence.owners().filter(|_| truncates) {
+            let table = (*on_publisher.get(&owner.table).unwrap_or(&&owner.table)).clone();
+            tracking.restarts.entry(table).or_default().push(managed.slot);
+        }
     }
+    tracking
 }
 
 /// Whether anything changed that the stream or the poller must know.

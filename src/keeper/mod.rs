@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
+pub(crate) use inventory::tracking;
 pub use managed::{Beyond, Hold, Managed, Todo};
 pub use own_tables::{InOwnTable, OwnTables};
 use verify::VerifyOrder;

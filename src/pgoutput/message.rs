@@ -127,7 +127,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// `LogicalRepMsgType` of `src/include/replication/logicalproto.h`.
-    fn of(tag: u8) -> Option<Self> {
+    pub(crate) fn of(tag: u8) -> Option<Self> {
         Some(match tag {
             b'B' => Kind::Begin,
             b'C' => Kind::Commit,

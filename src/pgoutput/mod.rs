@@ -20,6 +20,7 @@ mod walk;
 
 pub use error::{DecodeError, Place};
 pub use id::{IdFormat, Unreadable};
+pub(crate) use message::Kind;
 pub use message::Message;
 pub use protocol::{Context, ProtocolVersion, Streaming};
 pub use relation::{Column, Relation, RelationMessage, ReplicaIdentity, type_oid};

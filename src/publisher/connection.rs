@@ -65,6 +65,8 @@ pub struct StreamOptions {
     pub version: ProtocolVersion,
     pub streaming: Streaming,
     pub publications: Vec<String>,
+    /// Values as the types' send functions write them; 14 and newer.
+    pub binary: bool,
 }
 
 impl StreamOptions {
@@ -77,7 +79,7 @@ impl StreamOptions {
             Streaming::On | Streaming::Parallel if version >= ProtocolVersion::V2 => Streaming::On,
             _ => Streaming::Off,
         };
-        StreamOptions { version, streaming, publications }
+        StreamOptions { version, streaming, publications, binary: false }
     }
 
     fn command(&self, slot: &SlotName) -> String {
@@ -91,6 +93,9 @@ impl StreamOptions {
         }
         if self.version >= ProtocolVersion::V2 {
             options.push_str(", messages 'true'");
+            if self.binary {
+                options.push_str(", binary 'true'");
+            }
         }
         format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({options})")
     }

@@ -25,7 +25,7 @@ use crate::types::Lsn;
 use crate::wire::{Backend, Limits, Replication, Scanner, StandbyStatus, frontend};
 
 /// How much is read at a time at most. The buffer grows beyond it only for one long message, up to the window.
-const READ_BYTES: usize = 256 * 1024;
+pub(crate) const READ_BYTES: usize = 256 * 1024;
 
 /// The shortest time between two status updates that nobody asked for.
 const STATUS_GAP: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ const STUCK_REQUESTS: u32 = 100;
 const STUCK_AFTER: Duration = Duration::from_secs(3);
 
 /// How long the publisher has to end the stream in order.
-const FAREWELL: Duration = Duration::from_secs(2);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
 
 /// When the publisher was silent for so long that it counts as dead, bytes that are there already have this long to be
 /// read: we may have been busy ourselves.
@@ -254,7 +254,7 @@ impl Incoming<'_> {
     }
 }
 
-/// Decodes every whole message in `buffer`.
+/// Decodes every whole message in `buffer`, and notes what else they say.
 fn consume(
     scanner: &mut Scanner,
     buffer: &mut BytesMut,
@@ -265,6 +265,33 @@ fn consume(
     stuck: &mut Stuck,
 ) -> Result<Option<End>, ReplicationError> {
     let mut progress = *shared.progress.borrow();
+    let end = decode(scanner, buffer, tap, observer, &mut progress, |wal_end, reply_requested| {
+        stuck.keepalive(wal_end, reply_requested);
+        if reply_requested {
+            wanted.reply.notify_one();
+        }
+    })?;
+    shared.progress.send_if_modified(|known| {
+        let changed = *known != progress;
+        *known = progress;
+        changed
+    });
+    Ok(end)
+}
+
+/// Decodes every whole message in `buffer`, and drops it from there: of a socket, or of a recorded stream. `keepalive`
+/// is told the end of WAL, and whether a reply is wanted.
+///
+/// # Errors
+/// What is no message, or may not come here; the publisher's error.
+pub(crate) fn decode(
+    scanner: &mut Scanner,
+    buffer: &mut BytesMut,
+    tap: &mut Tap,
+    observer: &mut Observer,
+    progress: &mut Progress,
+    mut keepalive: impl FnMut(Lsn, bool),
+) -> Result<Option<End>, ReplicationError> {
     let mut end = None;
     let mut frames = scanner.scan(buffer);
     for frame in frames.by_ref() {
@@ -280,10 +307,7 @@ fn consume(
                     observer.keepalive(wal_end);
                     progress.received = progress.received.max(wal_end);
                     progress.wal_end = progress.wal_end.max(wal_end);
-                    stuck.keepalive(wal_end, reply_requested);
-                    if reply_requested {
-                        wanted.reply.notify_one();
-                    }
+                    keepalive(wal_end, reply_requested);
                 }
             },
             Backend::CopyDone => end = Some(End::Finished),
@@ -298,11 +322,6 @@ fn consume(
     let consumed = frames.consumed();
     buffer.advance(consumed);
     progress.committed = observer.committed_up_to();
-    shared.progress.send_if_modified(|known| {
-        let changed = *known != progress;
-        *known = progress;
-        changed
-    });
     Ok(end)
 }
 
@@ -384,7 +403,7 @@ async fn write(
     }
 }
 
-fn status(flush: FlushLsn, progress: Progress) -> StandbyStatus {
+pub(crate) fn status(flush: FlushLsn, progress: Progress) -> StandbyStatus {
     // Never past what this publisher has: a server may be another one after a fail-over.
     let flush = flush.lsn().min(progress.received.max(progress.wal_end).max(progress.committed));
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -400,7 +419,7 @@ fn status(flush: FlushLsn, progress: Progress) -> StandbyStatus {
 }
 
 /// Says how far we are for the last time, and ends the stream as the protocol wants it.
-async fn farewell(
+pub(crate) async fn farewell(
     reading: &mut ReadHalf<Socket>,
     writing: &mut WriteHalf<Socket>,
     status: StandbyStatus,

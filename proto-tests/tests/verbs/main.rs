@@ -1,6 +1,7 @@
 //! The operator's verbs, against real servers.
 
 mod bluegreen;
+mod capture;
 mod check;
 mod compare;
 mod console;

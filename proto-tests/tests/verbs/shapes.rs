@@ -3,7 +3,8 @@
 
 use super::cutover::{TABLES, USE};
 use proto_tests::pair::Pair;
-use proto_tests::shadow::Finished;
+use proto_tests::shadow::{Finished, ShadowCommand};
+use proto_tests::sql::PATIENCE;
 use proto_tests::stage::Stage;
 use proto_tests::verb;
 use serde_json::{Map, Value, json};
@@ -61,7 +62,10 @@ fn run(pair: &Pair, verb: &str, flags: &[&str]) -> Finished {
 }
 
 fn printed(pair: &Pair, name: &str, verb: &str, flags: &[&str]) {
-    let finished = run(pair, verb, flags);
+    stored(name, &run(pair, verb, flags));
+}
+
+fn stored(name: &str, finished: &Finished) {
     let json = finished.json().unwrap();
     let mut shape = shape(&json);
     shape["schema"] = json["schema"].clone();
@@ -73,8 +77,15 @@ fn printed(pair: &Pair, name: &str, verb: &str, flags: &[&str]) {
 async fn the_json_of_every_verb_keeps_its_shape() {
     let stage = Stage::replicating(15, 17, TABLES).await.unwrap();
     let pair = &stage.pair;
+    stage.on_publisher("SELECT pg_create_logical_replication_slot('recorded', 'pgoutput')").await;
     stage.on_publisher(USE).await;
-    pair.catch_up().await.unwrap();
+    let used = pair.catch_up().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file").display().to_string();
+    let flags = [format!("--out={file}"), format!("--until-lsn={used}")];
+    printed(pair, "capture", "capture", &["--slot=recorded", &flags[0], &flags[1]]);
+    stored("replay", &ShadowCommand::new(["replay", &file, "--json"]).run(PATIENCE).unwrap());
+    stage.on_publisher("SELECT pg_drop_replication_slot('recorded')").await;
     stage.pair.on_both("CREATE SEQUENCE narrow; CREATE SEQUENCE moves").await.unwrap();
     stage.on_subscriber("ALTER SEQUENCE narrow MAXVALUE 5").await;
     stage.on_publisher("SELECT setval('narrow', 100)").await;

@@ -56,6 +56,12 @@ impl SidesArgs {
         self.config.as_deref()
     }
 
+    /// The slot named on the command line.
+    #[must_use]
+    pub fn slot(&self) -> Option<&str> {
+        self.slot.as_deref()
+    }
+
     pub(super) fn add_to(&self, layer: &mut Layer) {
         let one = [
             ("slot", &self.slot),

@@ -122,6 +122,36 @@ Examples:
 Exit status: 0 yes or done, 1 something is missing (named), 2 usage or configuration, 3 a server could not be reached, \
 4 refused, or both servers issue ids.";
 
+pub(super) const CAPTURE_AFTER_HELP: &str = "\
+Without --slot, or with the name of one that is not there, it makes a temporary slot, which is gone when it ends: it \
+sees what is written from then on. A slot that is there is read from where it stands, and left there. Until the end \
+the publisher keeps the WAL of what is recorded; with a temporary slot it ends at max_retained_wal (1GiB).
+
+The file can be read by its owner only. It has table and column names, and the rows; no address, role or password. \
+--redact replaces every value but ids of tracked columns, and the content of logical messages, by x or zeros. Lengths, \
+NULLs, names of tables, columns, types and origins, prefixes of logical messages, times and WAL positions stay.
+
+While it is written, and when the stream is lost, it is FILE.partial.
+
+Examples:
+  seqshadow capture --config orders.toml --out orders.cap --seconds 60
+  seqshadow capture --config orders.toml --out orders.cap --redact
+  seqshadow replay orders.cap --loops 10
+
+Exit status: 0 the file is there, 1 it is not, 2 usage or configuration, 3 a server could not be reached or the stream \
+was lost, 4 refused for safety: the slot is somebody else's.";
+
+pub(super) const REPLAY_AFTER_HELP: &str = "\
+Goes through the buffer, the scanner, the decoder and the marks of the daemon, without a server. Only that is timed, \
+not reading and checking the file.
+
+Examples:
+  seqshadow replay orders.cap --loops 10
+  seqshadow replay orders.cap --json | jq .nanoseconds_per_message
+
+Exit status: 0 decoded to its end, 1 the result cannot be written, 2 usage; the file cannot be read, is damaged, cut \
+off or newer.";
+
 pub(super) const STATUS_AFTER_HELP: &str = "\
 Asks the running sidecar of the slot over its console, and both servers where none runs. How much WAL the slot may \
 hold back is then max_retained_wal of the file or SEQSHADOW_MAX_RETAINED_WAL, as for the daemon.
