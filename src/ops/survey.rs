@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::ask::Side;
-use crate::catalog::{Catalog, Consumer, Readable, Sequence};
+use crate::catalog::coverage::Coverage;
+use crate::catalog::{Catalog, Consumer, Persistence, Readable, Sequence};
 use crate::config::{Outliers, Settings};
 use crate::keeper::{Beyond, Hold, Managed};
 use crate::pgoutput::IdFormat;
@@ -213,6 +214,7 @@ impl<'a> Surveyor<'a> {
             {
                 gaps.clear();
             }
+            gaps.extend(self.unlogged_here_only(&one));
             sequences.push(Surveyed { managed: one, gaps });
         }
         Ok(Survey {
@@ -254,6 +256,21 @@ impl<'a> Surveyor<'a> {
             stands(one, reading);
         }
         Ok(())
+    }
+
+    /// A sequence that is left alone because it is unlogged, although the publisher's is in use: what to do.
+    fn unlogged_here_only(&self, one: &Managed) -> Option<String> {
+        let name = &one.sequence.name;
+        let is_left = one.sequence.persistence == Persistence::Unlogged && !self.settings.excludes(name);
+        // Before 15 the sequence of an unlogged table is logged all the same: there the publication tells.
+        let is_used = self.look.version >= 150_000 || matches!(one.coverage, Some(Coverage::Covered { .. }));
+        (is_left && is_used && self.look.is_logged(&one.sequence)).then(|| {
+            let mend = match one.sequence.consumers.first() {
+                Some(consumer) => format!("ALTER TABLE {} SET LOGGED;", consumer.table),
+                None => format!("ALTER SEQUENCE {name} SET LOGGED;"),
+            };
+            format!("the publisher's is not, so that nothing follows it here: on the subscriber {mend}")
+        })
     }
 
     /// Takes in where the publisher's sequences stand.

@@ -37,7 +37,7 @@ impl Gate<'_> {
         }
         for one in &survey.sequences {
             let name = &one.managed.sequence.name;
-            if one.managed.excluded.is_some() {
+            if one.managed.excluded.is_some() && one.gaps.is_empty() {
                 continue;
             }
             if let Todo::Hold(hold) = todo(&one.managed, self.lead) {
@@ -147,8 +147,9 @@ impl Gate<'_> {
         let survey = self.survey.take();
         for one in survey.iter().flat_map(|survey| &survey.sequences) {
             let sequence = &one.managed.sequence;
-            if one.managed.excluded.is_some() {
+            if let Some(why) = one.managed.excluded {
                 excluded.push(sequence.name.to_string());
+                notes.push(format!("{} is not part of the proof: {why}", sequence.name));
                 continue;
             }
             if sequence.definition.cache > 1 {
