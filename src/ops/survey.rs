@@ -103,6 +103,15 @@ impl<'a> Surveyor<'a> {
         &self.look.peer
     }
 
+    /// Sequences of the publisher that the subscriber lacks.
+    pub(crate) fn only_on_publisher(&self) -> Vec<String> {
+        let lacking = self
+            .look
+            .without_counterpart()
+            .filter(|one| one.persistence != Persistence::Temporary && !self.settings.excludes(&one.name));
+        lacking.map(|one| one.name.to_string()).collect()
+    }
+
     /// What the last look read of the publisher's catalog, and the end of looking.
     pub(crate) fn into_publisher_catalog(self) -> Catalog {
         self.look.publisher

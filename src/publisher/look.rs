@@ -218,6 +218,13 @@ impl Look {
         columns.all(|c| readable.contains(&(c.table.clone(), c.column.as_str())))
     }
 
+    /// Sequences of the publisher that are not known under any name on the subscriber.
+    pub(crate) fn without_counterpart(&self) -> impl Iterator<Item = &Sequence> {
+        let known: HashSet<usize> = self.counterparts.values().flatten().copied().collect();
+        let all = self.publisher.sequences.iter().enumerate();
+        all.filter(move |(index, _)| !known.contains(index)).map(|(_, sequence)| sequence)
+    }
+
     /// Whether the publisher's own of this sequence survives a crash.
     pub(crate) fn is_logged(&self, sequence: &Sequence) -> bool {
         let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();

@@ -57,6 +57,8 @@ pub(super) struct Gate<'a> {
     proven: Lsn,
     survey: Option<Survey>,
     sessions_left: usize,
+    /// Who may hold values of a sequence with a CACHE.
+    subscriber_sessions: Vec<i32>,
     notes: Vec<String>,
     moved: bool,
     /// The transaction of our own row past the fence.
@@ -105,6 +107,7 @@ impl<'a> Gate<'a> {
             proven: Lsn::ZERO,
             survey: None,
             sessions_left: 0,
+            subscriber_sessions: Vec::new(),
             notes: Vec::new(),
             moved: false,
             heartbeat: None,

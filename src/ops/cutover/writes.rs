@@ -278,6 +278,18 @@ pub(super) async fn prepared(client: &Client) -> Result<Vec<String>, SidesError>
     rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
 }
 
+/// The client sessions of the subscriber's database but our own.
+pub(super) async fn sessions_of(subscriber: &Client) -> Result<Vec<i32>, SidesError> {
+    // What kind a backend is may be hidden from us; the workers of subscriptions are not.
+    let sql = "SELECT pid FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()
+                  AND coalesce(backend_type, 'client backend') = 'client backend'
+                  AND pid NOT IN (SELECT pid FROM pg_stat_subscription WHERE pid IS NOT NULL)
+                ORDER BY pid";
+    let rows = Side::Subscriber.rows(subscriber, sql, &[]).await?;
+    rows.iter().map(|row| Side::Subscriber.get(row, 0)).collect()
+}
+
 /// How many other client sessions there are, for the record: each of them could begin to write again.
 pub(super) async fn count_others(client: &Client, keep: &[i32]) -> Result<usize, SidesError> {
     Ok(other_sessions(client, keep, None).await?.len())
