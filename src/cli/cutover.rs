@@ -20,9 +20,10 @@ use crate::ops::OpsError;
 use crate::ops::cutover::certificate::{Certificate, CertifiedSequence, Timing};
 use crate::ops::cutover::lost::{MARGIN, Statement, without_publisher};
 use crate::ops::cutover::stop::{Shut, Stop};
-use crate::ops::cutover::{Answer, AppliedBy, Request, Watch, cutover, writes};
+use crate::ops::cutover::{Answer, AppliedBy, Request, Watch, WritesStopped, cutover, writes};
 use crate::ops::survey::Depth;
-use crate::sides::{Needs, Sides, SidesError};
+use crate::sides::{Needs, Sides, SidesError, conninfo};
+use crate::sql;
 
 /// Flags of `cutover`.
 #[derive(Args, Clone, Debug)]
@@ -30,6 +31,9 @@ pub struct CutoverArgs {
     /// Stop the application's writes: the publisher's database becomes read-only by default, its sessions end
     #[arg(long)]
     stop_writes: bool,
+    /// The writes are stopped in a way that cannot be seen on the publisher: the certificate says it is your word
+    #[arg(long, conflicts_with_all = ["stop_writes", "abort", "publisher_lost"])]
+    writes_stopped: bool,
     /// Let the writes go on again that a cutover has stopped, and end
     #[arg(long, conflicts_with_all = ["stop_writes", "publisher_lost", "dry_run"])]
     abort: bool,
@@ -86,9 +90,15 @@ async fn abort(
     settings: &Settings,
     environment: &Environment,
 ) -> Result<ExitCode, OpsError> {
-    let sides = Sides::find(settings, environment, Needs::ADDRESSES).await?;
-    let publisher = sides.publisher().await?;
-    let database = sides.publisher_conninfo.dbname().to_owned();
+    // Where it is named, the subscriber has no say in it.
+    let (publisher, database) = if settings.publisher.is_some() {
+        let conninfo = conninfo(settings.publisher.as_ref(), "publisher", settings, environment)?;
+        let publisher = sql::connect(&conninfo, "publisher").await.map_err(SidesError::on_publisher)?;
+        (publisher, conninfo.dbname().to_owned())
+    } else {
+        let sides = Sides::find(settings, environment, Needs::ADDRESSES).await?;
+        (sides.publisher().await?, sides.publisher_conninfo.dbname().to_owned())
+    };
     let done = writes::abort(&publisher.client).await?;
     if args.common.json {
         verb::print_json(&serde_json::json!({
@@ -164,7 +174,11 @@ async fn gate(
         (None, None) => None,
     };
     let request = Request {
-        stop_writes: args.stop_writes,
+        writes: match (args.stop_writes, args.writes_stopped) {
+            (true, _) => WritesStopped::ByUs,
+            (false, true) => WritesStopped::AsTheOperatorSays,
+            (false, false) => WritesStopped::BySetting,
+        },
         wait: args.wait,
         exact: args.exact,
         depth: if args.full { Depth::Scan } else { Depth::Indexes },

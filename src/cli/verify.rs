@@ -82,6 +82,10 @@ fn text(verification: &Verification, all: bool) -> String {
             2,
         );
     }
+    for proof in verification.sequences.iter().filter(|proof| proof.no_column && proof.verdict == "past") {
+        let what = "no column is known to use it; it is past the publisher's own";
+        out += &crate::demo::text::hang(&format!("{}: {what}", proof.sequence), 2);
+    }
     let with = |verdict| verification.sequences.iter().filter(|p| p.verdict == verdict).count();
     let (past, behind, unproven, excluded) =
         (with("past"), with("behind"), with("unproven"), with("excluded"));

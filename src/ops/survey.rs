@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::ask::Side;
-use crate::catalog::{Catalog, Consumer, Readable, Sequence};
+use crate::catalog::coverage::Coverage;
+use crate::catalog::{Catalog, Consumer, Persistence, Readable, Sequence};
 use crate::config::{Outliers, Settings};
 use crate::keeper::{Beyond, Hold, Managed};
 use crate::pgoutput::IdFormat;
@@ -102,6 +103,15 @@ impl<'a> Surveyor<'a> {
     /// Which server answers there, for messages.
     pub(crate) fn publisher_peer(&self) -> &str {
         &self.look.peer
+    }
+
+    /// Sequences of the publisher that the subscriber lacks.
+    pub(crate) fn only_on_publisher(&self) -> Vec<String> {
+        let lacking = self
+            .look
+            .without_counterpart()
+            .filter(|one| one.persistence != Persistence::Temporary && !self.settings.excludes(&one.name));
+        lacking.map(|one| one.name.to_string()).collect()
     }
 
     /// What the last look read of the publisher's catalog, and the end of looking.
@@ -215,6 +225,7 @@ impl<'a> Surveyor<'a> {
             {
                 gaps.clear();
             }
+            gaps.extend(self.unlogged_here_only(&one));
             sequences.push(Surveyed { managed: one, gaps });
         }
         Ok(Survey {
@@ -256,6 +267,21 @@ impl<'a> Surveyor<'a> {
             stands(one, reading);
         }
         Ok(())
+    }
+
+    /// A sequence that is left alone because it is unlogged, although the publisher's is in use: what to do.
+    fn unlogged_here_only(&self, one: &Managed) -> Option<String> {
+        let name = &one.sequence.name;
+        let is_left = one.sequence.persistence == Persistence::Unlogged && !self.settings.excludes(name);
+        // Before 15 the sequence of an unlogged table is logged all the same: there the publication tells.
+        let is_used = self.look.version >= 150_000 || matches!(one.coverage, Some(Coverage::Covered { .. }));
+        (is_left && is_used && self.look.is_logged(&one.sequence)).then(|| {
+            let mend = match one.sequence.consumers.first() {
+                Some(consumer) => format!("ALTER TABLE {} SET LOGGED;", consumer.table),
+                None => format!("ALTER SEQUENCE {name} SET LOGGED;"),
+            };
+            format!("the publisher's is not, so that nothing follows it here: on the subscriber {mend}")
+        })
     }
 
     /// Takes in where the publisher's sequences stand.

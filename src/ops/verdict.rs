@@ -38,7 +38,12 @@ impl Surveyed {
     pub fn verdict(&self, role: &str) -> Verdict {
         let one = &self.managed;
         if let Some(why) = one.excluded {
-            return Verdict::Excluded(why);
+            // What nobody has asked to leave out, and is in use, is no less unproven for it.
+            return if self.gaps.is_empty() {
+                Verdict::Excluded(why)
+            } else {
+                Verdict::Unproven(format!("{why}: {}", self.gaps.join("; ")))
+            };
         }
         if let Some(hold) = &one.hold {
             return Verdict::Unproven(one.hold_text(hold, role));

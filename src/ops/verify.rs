@@ -43,6 +43,9 @@ pub struct Proof {
     pub margin: Option<u64>,
     /// Ids too far out to follow: the exceptions to the proof.
     pub set_aside: Vec<i64>,
+    /// No column is known to use it, so that it was held against the publisher's own only.
+    #[serde(skip)]
+    pub no_column: bool,
 }
 
 impl Verification {
@@ -86,6 +89,7 @@ impl Proof {
             next_value: managed.state.and_then(|state| state.next(definition)),
             margin: managed.lead_steps(),
             set_aside: managed.set_aside().collect(),
+            no_column: managed.sequence.consumers.is_empty(),
         }
     }
 }

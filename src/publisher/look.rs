@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Error};
 
 use super::publication::{self, Publications};
 use crate::catalog::coverage::{Coverage, Published, coverage};
-use crate::catalog::{self, Catalog, Readable, Sequence};
+use crate::catalog::{self, Catalog, Persistence, Readable, Sequence};
 use crate::pgoutput::IdFormat;
 use crate::plan::State;
 use crate::readings::{Reader, Reading};
@@ -216,6 +216,20 @@ impl Look {
             .collect();
         let mut columns = sequence.consumers.iter().filter(|c| !c.partitioned);
         columns.all(|c| readable.contains(&(c.table.clone(), c.column.as_str())))
+    }
+
+    /// Sequences of the publisher that are not known under any name on the subscriber.
+    pub(crate) fn without_counterpart(&self) -> impl Iterator<Item = &Sequence> {
+        let known: HashSet<usize> = self.counterparts.values().flatten().copied().collect();
+        let all = self.publisher.sequences.iter().enumerate();
+        all.filter(move |(index, _)| !known.contains(index)).map(|(_, sequence)| sequence)
+    }
+
+    /// Whether the publisher's own of this sequence survives a crash.
+    pub(crate) fn is_logged(&self, sequence: &Sequence) -> bool {
+        let found = self.counterparts.get(&sequence.oid).map(Vec::as_slice).unwrap_or_default();
+        let mut there = found.iter().filter_map(|&i| self.publisher.sequences.get(i));
+        there.any(|one| one.persistence == Persistence::Permanent)
     }
 
     /// The furthest ids in the publisher's tables behind the columns of `sequences`, and those of which not every table

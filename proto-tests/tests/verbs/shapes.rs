@@ -103,7 +103,7 @@ async fn the_json_of_every_verb_keeps_its_shape() {
     printed(pair, "setup", "setup", &["--slot=ours", "--role=shadow", "--grant"]);
     printed(pair, "dry_run", "cutover", &["--dry-run"]);
     printed(pair, "abort", "cutover", &["--abort"]);
-    printed(pair, "certificate", "cutover", &["--slot=ours"]);
+    printed(pair, "certificate", "cutover", &["--slot=ours", "--writes-stopped"]);
     printed(pair, "reverse_refused", "reverse", &["--slot=ours", "--apply"]);
     printed(pair, "reverse_script", "reverse", &["--slot=ours", "--writes-stopped"]);
     printed(pair, "reverse_dry_run", "reverse", &["--slot=ours", "--writes-stopped", "--apply", "--dry-run"]);

@@ -176,9 +176,9 @@ impl Managed {
 
     fn classify(&mut self, excluded_by_user: bool) {
         self.excluded = match self.sequence.persistence {
+            _ if excluded_by_user => Some("excluded by the configuration"),
             Persistence::Temporary => Some("it is temporary"),
             Persistence::Unlogged => Some("it is unlogged"),
-            Persistence::Permanent if excluded_by_user => Some("excluded by the configuration"),
             Persistence::Permanent => None,
         };
     }

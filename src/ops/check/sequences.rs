@@ -34,6 +34,11 @@ const NOT_MANAGED: Code = Code {
     severity: Severity::Notice,
     meaning: "An unlogged or temporary sequence of the subscriber is left alone: nothing that is written to it is durable.",
 };
+const UNLOGGED_HERE: Code = Code {
+    code: "sequence-unlogged",
+    severity: Severity::Blocker,
+    meaning: "A sequence of the subscriber is unlogged and the publisher's is not: nothing follows it, and its nextval repeats ids.",
+};
 const UNREAD: Code = Code {
     code: "sequence-unread",
     severity: Severity::Notice,
@@ -54,8 +59,17 @@ const SET_ASIDE: Code = Code {
 const SCAN: &str = "give verify and cutover --full: they scan such columns on the subscriber";
 
 /// What this file finds.
-pub(super) const CODES: &[Code] =
-    &[HELD, COVERED_IN_PART, NOT_COVERED, CYCLES, NOT_MANAGED, UNREAD, NOT_LOOKED_AT, SET_ASIDE];
+pub(super) const CODES: &[Code] = &[
+    HELD,
+    COVERED_IN_PART,
+    NOT_COVERED,
+    CYCLES,
+    NOT_MANAGED,
+    UNLOGGED_HERE,
+    UNREAD,
+    NOT_LOOKED_AT,
+    SET_ASIDE,
+];
 
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let of = |told: fn(&Surveyed, &Context<'_>) -> Option<Finding>| {
@@ -115,6 +129,12 @@ fn cycles(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
 }
 
 fn not_managed(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    if one.managed.excluded.is_some()
+        && let Some(why) = one.gaps.first()
+    {
+        let message = format!("is unlogged, and {why}");
+        return Some(Finding::on_subscriber(&UNLOGGED_HERE, name(&one.managed), message));
+    }
     let message = match one.managed.sequence.persistence {
         Persistence::Permanent => return None,
         Persistence::Unlogged => "is unlogged, and left alone",

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 use super::stop::{Blocker, Stop};
 use crate::ops::ask::Side;
 use crate::sides::{Sides, SidesError};
-use crate::subscriber::subscription;
+use crate::subscriber::subscription::{self, Subscription};
 use crate::types::{Lsn, QualifiedName, quote_identifier};
 
 /// How often to look.
@@ -42,28 +42,69 @@ impl Applier {
 
     /// Every subscription of the subscriber's database that the publisher feeds, this one first: the rows of all of them
     /// have to be there.
-    async fn all_of(&self, sides: &Sides, publisher: &Client) -> Result<Vec<Applier>, SidesError> {
+    async fn all_of(&self, sides: &Sides, publisher: &Client) -> Result<Vec<Applier>, Stop> {
         let Applier::Subscription { name, .. } = self else { return Ok(vec![self.clone()]) };
-        let slots: Vec<&str> = sides.subscriptions.iter().filter_map(|s| s.slot.as_deref()).collect();
+        let now = subscriptions(sides).await?;
+        let slots: Vec<&str> = now.iter().filter_map(|s| s.slot.as_deref()).collect();
         let sql = "SELECT slot_name::text FROM pg_replication_slots WHERE slot_name = ANY($1) AND database = current_database()";
         let rows = Side::Publisher.rows(publisher, sql, &[&slots]).await?;
         let fed: Vec<String> =
             rows.iter().map(|row| Side::Publisher.get(row, 0)).collect::<Result<_, _>>()?;
-        let others = sides.subscriptions.iter().filter(|s| s.name != *name).filter_map(|s| {
-            let slot = s.slot.clone().filter(|slot| fed.contains(slot))?;
-            Some(Applier::Subscription { name: s.name.clone(), slot })
-        });
-        Ok(std::iter::once(self.clone()).chain(others).collect())
+        let mut all = vec![self.clone()];
+        for other in now.into_iter().filter(|s| s.name != *name) {
+            match &other.slot {
+                Some(slot) if fed.contains(slot) => {
+                    all.push(Applier::Subscription { name: other.name, slot: slot.clone() });
+                }
+                _ => fed_from_elsewhere(sides, publisher, &other).await?,
+            }
+        }
+        Ok(all)
     }
 
-    /// What publishes the rows that are applied, as far as it is on this publisher. Our own publication may show less.
-    pub(super) async fn publications(sides: &Sides, publisher: &Client) -> Result<Vec<String>, SidesError> {
-        let theirs = sides.subscriptions.iter().flat_map(|s| &s.publications);
-        let all: BTreeSet<&String> = theirs.chain(&sides.publications).collect();
-        let all: Vec<&String> = all.into_iter().collect();
-        let sql = "SELECT pubname::text FROM pg_publication WHERE pubname = ANY($1) ORDER BY 1";
-        let rows = Side::Publisher.rows(publisher, sql, &[&all]).await?;
-        rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+    /// What publishes the rows that are applied, as far as it is on this publisher: lists of publications that can be
+    /// read in one stream. Our own publication shows nothing that a subscription's do not, and may show other columns.
+    pub(super) async fn publications(
+        &self,
+        sides: &Sides,
+        publisher: &Client,
+    ) -> Result<Vec<Vec<String>>, SidesError> {
+        let mut lists: Vec<Vec<String>> = Vec::new();
+        for subscription in &sides.subscriptions {
+            lists.push(on_publisher(publisher, &subscription.publications).await?);
+        }
+        if !matches!(self, Applier::Subscription { .. }) || lists.iter().all(Vec::is_empty) {
+            // Two of them may show other columns of one table, which no stream may have.
+            lists.extend(
+                on_publisher(publisher, &sides.publications).await?.into_iter().map(|name| vec![name]),
+            );
+        }
+        let mut different: Vec<Vec<String>> = Vec::new();
+        for list in lists {
+            if !list.is_empty() && !different.contains(&list) {
+                different.push(list);
+            }
+        }
+        Ok(different)
+    }
+
+    /// Whether it could still do its work as it could before the pause, and for the same tables.
+    pub(super) async fn check_again(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {
+        if matches!(self, Applier::Subscription { .. }) {
+            let now = subscriptions(sides).await?;
+            let same = |(one, other): (&Subscription, &Subscription)| {
+                (&one.name, &one.slot, &one.publications) == (&other.name, &other.slot, &other.publications)
+            };
+            if now.len() != sides.subscriptions.len() || !now.iter().zip(&sides.subscriptions).all(same) {
+                return Err(Blocker::new(
+                    "subscriptions-changed",
+                    "the subscriber's subscriptions are others than at the start of the cutover",
+                    "see who changed them, and try again",
+                )
+                .into());
+            }
+        }
+        self.check(sides, publisher).await
     }
 
     /// Whether it could do its work now, as far as that can be known before the pause.
@@ -81,8 +122,7 @@ impl Applier {
     async fn check_one(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {
         match self {
             Applier::Subscription { name, slot } => {
-                let now = subscription::load(&sides.subscriber.client).await;
-                let now = now.map_err(SidesError::on_subscriber)?;
+                let now = subscriptions(sides).await?;
                 if now.iter().any(|s| s.name == *name && !s.enabled) {
                     let name = quote_identifier(name);
                     return Err(Blocker::new(
@@ -132,6 +172,7 @@ impl Applier {
         match self {
             Applier::Subscription { name, slot } => {
                 self.wait_confirmed(sides, publisher, slot, upto, give_up).await?;
+                wait_received(sides, publisher, name, upto, give_up).await?;
                 relations_ready(&sides.subscriber.client, name).await
             }
             Applier::Slot(slot) => self.wait_confirmed(sides, publisher, slot, upto, give_up).await,
@@ -222,6 +263,92 @@ impl Applier {
     }
 }
 
+/// The subscriptions of the subscriber's database as they are now.
+async fn subscriptions(sides: &Sides) -> Result<Vec<Subscription>, SidesError> {
+    subscription::load(&sides.subscriber.client).await.map_err(SidesError::on_subscriber)
+}
+
+/// Those of `names` that are publications of this publisher.
+async fn on_publisher(publisher: &Client, names: &[String]) -> Result<Vec<String>, SidesError> {
+    let sql = "SELECT pubname::text FROM pg_publication WHERE pubname = ANY($1) ORDER BY 1";
+    let rows = Side::Publisher.rows(publisher, sql, &[&names]).await?;
+    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+}
+
+/// A subscription without a slot on this publisher must be one of another publisher: its publications are not here, or
+/// a worker of it gets a stream.
+async fn fed_from_elsewhere(sides: &Sides, publisher: &Client, one: &Subscription) -> Result<(), Stop> {
+    if on_publisher(publisher, &one.publications).await?.is_empty() {
+        return Ok(());
+    }
+    if one.slot.is_some() && !received(sides, &one.name).await?.is_empty() {
+        return Ok(());
+    }
+    let name = quote_identifier(&one.name);
+    let (code, what) = match &one.slot {
+        Some(slot) => {
+            ("slot-missing", format!("its slot {} is not on the publisher", quote_identifier(slot)))
+        }
+        None => ("subscription-without-slot", "it has no slot".to_owned()),
+    };
+    Err(Blocker::new(
+        code,
+        format!(
+            "subscription {name} follows publications of this publisher, and gets no rows of them: {what}"
+        ),
+        format!("bring its rows, or drop it on the subscriber if none are wanted: DROP SUBSCRIPTION {name};"),
+    )
+    .into())
+}
+
+/// Up to where the workers of the subscriptions of this name have received what was committed; none where none runs, or
+/// none gets a stream. Another database may have a subscription of the same name.
+async fn received(sides: &Sides, name: &str) -> Result<Vec<Lsn>, SidesError> {
+    let sql = "SELECT received_lsn FROM pg_stat_subscription
+                WHERE subname = $1 AND relid IS NULL AND pid IS NOT NULL AND received_lsn IS NOT NULL";
+    let rows = Side::Subscriber.rows(&sides.subscriber.client, sql, &[&name]).await?;
+    rows.iter().map(|row| Side::Subscriber.get(row, 0)).collect()
+}
+
+/// Waits until the subscription itself has received all up to `upto`. What confirms on a slot of that name may be
+/// another than ours, on a copy of the publisher: no subscription has received more than its publisher has written.
+async fn wait_received(
+    sides: &Sides,
+    publisher: &Client,
+    name: &str,
+    upto: Lsn,
+    give_up: Instant,
+) -> Result<(), Stop> {
+    loop {
+        // In this order: what was received was written before.
+        let received = received(sides, name).await?;
+        let written: Lsn =
+            Side::Publisher.value(publisher, "SELECT pg_current_wal_insert_lsn()", &[]).await?;
+        if received.iter().any(|at| (upto..=written).contains(at)) {
+            return Ok(());
+        }
+        let all_past = !received.is_empty() && received.iter().all(|at| *at > written);
+        if all_past || Instant::now() > give_up {
+            let at = received
+                .iter()
+                .max()
+                .map_or_else(|| "nothing".to_owned(), |at| format!("what was written up to {at}"));
+            return Err(Blocker::new(
+                "not-its-publisher",
+                format!(
+                    "subscription {} has received {at}, and its slot here was confirmed up to {upto} of {written} by \
+                     something else",
+                    quote_identifier(name)
+                ),
+                "see whether --publisher names the server that feeds the subscriber, and no copy of it",
+            )
+            .into());
+        }
+        emit(publisher, "").await?;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Every published table must be one that a subscription knows.
 async fn all_subscribed(sides: &Sides, publisher: &Client) -> Result<(), Stop> {
     match not_subscribed(sides, publisher).await?.first() {
@@ -240,7 +367,8 @@ pub(crate) async fn not_subscribed(
     sides: &Sides,
     publisher: &Client,
 ) -> Result<Vec<QualifiedName>, SidesError> {
-    let names: Vec<&String> = sides.subscriptions.iter().flat_map(|s| &s.publications).collect();
+    let now = subscriptions(sides).await?;
+    let names: Vec<&String> = now.iter().flat_map(|s| &s.publications).collect();
     let sql = "SELECT DISTINCT schemaname::text, tablename::text FROM pg_publication_tables
                 WHERE pubname = ANY($1) ORDER BY 1, 2";
     let published = Side::Publisher.rows(publisher, sql, &[&names]).await?;

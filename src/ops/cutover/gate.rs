@@ -5,12 +5,11 @@ mod proof;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::Request;
-use super::Watch;
 use super::applier::{Applier, confirmed, emit};
 use super::stop::{Blocker, Stop};
 use super::witness::Witness;
 use super::writes::{self, Undo};
+use super::{Request, Watch, WritesStopped};
 use crate::config::Settings;
 use crate::keeper::Todo;
 use crate::ops::ask::Side;
@@ -58,6 +57,8 @@ pub(super) struct Gate<'a> {
     proven: Lsn,
     survey: Option<Survey>,
     sessions_left: usize,
+    /// Who may hold values of a sequence with a CACHE.
+    subscriber_sessions: Vec<i32>,
     notes: Vec<String>,
     moved: bool,
     /// The transaction of our own row past the fence.
@@ -106,6 +107,7 @@ impl<'a> Gate<'a> {
             proven: Lsn::ZERO,
             survey: None,
             sessions_left: 0,
+            subscriber_sessions: Vec::new(),
             notes: Vec::new(),
             moved: false,
             heartbeat: None,
@@ -192,23 +194,36 @@ impl<'a> Gate<'a> {
     pub(super) async fn place_witness(&mut self, give_up: Instant) -> Result<(), Stop> {
         let connection = self.sides.publisher().await?;
         let patience = give_up.saturating_duration_since(Instant::now()).max(LOOK);
-        let publications = Applier::publications(self.sides, &self.publisher.client).await?;
+        let publications = self.applier.publications(self.sides, &self.publisher.client).await?;
         self.witness = Some(Witness::new(connection, &publications, patience).await?);
         Ok(())
     }
 
-    /// Stops the writes, or sees that nobody writes.
-    pub(super) async fn stop_writes(&mut self, by_us: bool, give_up: Instant) -> Result<(), Stop> {
-        if by_us {
+    /// Stops the writes, or sees that they are stopped.
+    pub(super) async fn stop_writes(&mut self, by: WritesStopped, give_up: Instant) -> Result<(), Stop> {
+        if by == WritesStopped::ByUs {
             self.nobody_exempt().await?;
             let control = &self.control.client;
             let patience = give_up.saturating_duration_since(Instant::now());
             let keep = self.own_sessions();
             writes::stop(control, &keep, patience, &mut self.undo).await??;
         } else if !writes::are_stopped(&self.publisher.client).await? {
+            if by != WritesStopped::AsTheOperatorSays {
+                let database = crate::types::quote_identifier(self.database());
+                return Err(Blocker::new(
+                    "writes-not-stopped",
+                    "nothing keeps the application from writing to the publisher: default_transaction_read_only of \
+                     its database is off",
+                    format!(
+                        "use --stop-writes; or there: ALTER DATABASE {database} SET default_transaction_read_only = \
+                         on; and end its sessions; or say --writes-stopped if they are stopped in another way"
+                    ),
+                )
+                .into());
+            }
             self.notes.push(
-                "default_transaction_read_only of the publisher's database is off: what keeps the application from \
-                 writing is not known here"
+                "that the writes are stopped is the operator's word (--writes-stopped): default_transaction_read_only of \
+                 the publisher's database is off, and what keeps the application from writing is not known here"
                     .to_owned(),
             );
         }
@@ -298,6 +313,7 @@ impl<'a> Gate<'a> {
 
     /// Looks at everything for the last time before anything is moved.
     pub(super) async fn last_look(&mut self) -> Result<(), Stop> {
+        self.applier.check_again(self.sides, &self.publisher.client).await?;
         // Definitions are read anew only where one has changed.
         let survey = self.surveyor.survey_again(self.depth).await?;
         self.all_there(&survey)?;

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::catalog::Persistence;
 use crate::config::{ConninfoText, Settings};
 use crate::conninfo::Environment;
 use crate::ops::OpsError;
@@ -93,6 +94,11 @@ pub async fn without_publisher(
         if !one.gaps.is_empty() {
             let reason = format!("put ahead of where it stood only, for {}", one.gaps.join("; "));
             failed.push(Failed { sequence: name.to_string(), reason });
+        }
+        if one.managed.sequence.persistence == Persistence::Unlogged
+            && let Some(why) = one.managed.excluded
+        {
+            gaps.push(format!("{name} was left as it is: {why}"));
         }
         gaps.extend(one.gaps.iter().map(|gap| format!("{name}: {gap}")));
         gaps.extend(

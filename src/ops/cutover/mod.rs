@@ -38,8 +38,8 @@ use crate::types::QualifiedName;
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Stop the application's writes ourselves; otherwise it was done, and is proven.
-    pub stop_writes: bool,
+    /// How the application's writes are stopped.
+    pub writes: WritesStopped,
     /// How long anything is waited for, all in all.
     pub wait: Duration,
     /// No lead: each sequence gets the publisher's own state, where it is not past it already.
@@ -49,6 +49,17 @@ pub struct Request {
     pub applier: Option<AppliedBy>,
     /// Only what can be known before the pause.
     pub dry_run: bool,
+}
+
+/// What keeps the application from writing during the cutover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WritesStopped {
+    /// We make the database read-only by default and end its sessions.
+    ByUs,
+    /// It must be read-only by default already.
+    BySetting,
+    /// Something else, which only the operator knows of.
+    AsTheOperatorSays,
 }
 
 /// Another applier than a native subscription.
@@ -187,9 +198,10 @@ fn millis(duration: Duration) -> u64 {
 
 async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) -> Result<Answer, Stop> {
     let give_up = Instant::now() + request.wait;
+    let by_us = request.writes == WritesStopped::ByUs;
     let mut clock = Clock { watch, last: Instant::now(), timings: Vec::new() };
     for gate in &mut *gates {
-        let looked = gate.before_the_pause(request.stop_writes, give_up).await;
+        let looked = gate.before_the_pause(by_us, give_up).await;
         gate.named(looked)?;
     }
     clock.step("looked at everything before the pause", false);
@@ -204,10 +216,10 @@ async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) 
     clock.step("a witness of every published row is in place", false);
     let paused = Instant::now();
     for gate in &mut *gates {
-        let stopped = gate.stop_writes(request.stop_writes, give_up).await;
+        let stopped = gate.stop_writes(request.writes, give_up).await;
         gate.named(stopped)?;
     }
-    let said = if request.stop_writes { "the writes are stopped" } else { "nobody writes" };
+    let said = if by_us { "the writes are stopped" } else { "nobody writes" };
     clock.step(said, true);
     for gate in &mut *gates {
         let fenced = gate.fence(give_up).await;

@@ -30,14 +30,16 @@ pub(super) struct Row {
 pub(super) struct Witness {
     connection: Connection,
     slot: String,
-    publications: String,
+    /// As the output plugin takes them: each for a stream of its own.
+    streams: Vec<String>,
 }
 
 impl Witness {
-    /// Takes its place. Waits for every transaction that writes anywhere on the instance, for `patience` at most.
+    /// Takes its place. Waits for every transaction that writes anywhere on the instance, for `patience` at most. Each of
+    /// the lists of publications is read as a stream of its own.
     pub(super) async fn new(
         connection: Connection,
-        publications: &[String],
+        publications: &[Vec<String>],
         patience: Duration,
     ) -> Result<Self, Stop> {
         let slot = format!("seqshadow_cutover_{}", connection.backend_pid);
@@ -65,9 +67,9 @@ impl Witness {
         Side::Publisher
             .run(client, &format!("SET statement_timeout = {}", patience.as_millis().max(30_000)))
             .await?;
-        let publications =
-            publications.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(",");
-        Ok(Witness { connection, slot, publications })
+        let quoted = |list: &Vec<String>| list.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>();
+        let streams = publications.iter().map(|list| quoted(list).join(",")).collect();
+        Ok(Witness { connection, slot, streams })
     }
 
     /// Our session's process id.
@@ -78,16 +80,26 @@ impl Witness {
     /// Reads all that was committed since the last look, and returns the first published row whose transaction was
     /// committed at `after` or later.
     pub(super) async fn first_row_past(&self, after: Lsn, but: Option<u32>) -> Result<Option<Row>, Stop> {
-        let sql = "SELECT data FROM pg_logical_slot_get_binary_changes(
-                       $1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)";
-        let rows =
-            Side::Publisher.rows(&self.connection.client, sql, &[&self.slot, &self.publications]).await?;
-        let mut seen = Seen { but, ..Seen::default() };
-        for row in &rows {
-            let data: &[u8] = row.try_get(0).map_err(SidesError::on_publisher)?;
-            seen.take(data, after)?;
+        let client = &self.connection.client;
+        let upto: String =
+            Side::Publisher.value(client, "SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
+        let mut first: Option<Row> = None;
+        for (index, stream) in self.streams.iter().enumerate() {
+            // The same stretch for all of them: only the last one leaves it behind.
+            let read = if index + 1 == self.streams.len() { "get" } else { "peek" };
+            let sql = format!(
+                "SELECT data FROM pg_logical_slot_{read}_binary_changes(
+                     $1, $2::text::pg_lsn, NULL, 'proto_version', '1', 'publication_names', $3)"
+            );
+            let rows = Side::Publisher.rows(client, &sql, &[&self.slot, &upto, stream]).await?;
+            let mut seen = Seen { but, ..Seen::default() };
+            for row in &rows {
+                let data: &[u8] = row.try_get(0).map_err(SidesError::on_publisher)?;
+                seen.take(data, after)?;
+            }
+            first = first.or(seen.first);
         }
-        Ok(seen.first)
+        Ok(first)
     }
 }
 

@@ -240,13 +240,18 @@ fn may_not(why: &str, action: &str) -> Blocker {
     )
 }
 
-/// Client sessions in this database but ours and those that replicate; those that began at `until` at the latest.
+/// Client sessions in this database but ours and those that replicate; those that began at `until` at the latest. A name
+/// anybody can give himself: a running seqshadow is known by its role, which streams from a slot, or is ours.
 async fn other_sessions(client: &Client, keep: &[i32], until: Option<&str>) -> Result<Vec<i32>, SidesError> {
     // What kind a backend is may be hidden from us; who replicates is not.
     let sql = "SELECT pid FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ($1)
                   AND coalesce(backend_type, 'client backend') = 'client backend'
-                  AND coalesce(application_name, '') <> $2
+                  AND NOT (coalesce(application_name, '') = $2 AND usesysid IS NOT NULL AND usesysid IN (
+                      SELECT oid FROM pg_roles WHERE rolname = current_user
+                      UNION ALL
+                      SELECT w.usesysid FROM pg_replication_slots s JOIN pg_stat_activity w ON w.pid = s.active_pid
+                       WHERE w.application_name = $2 AND s.database = current_database()))
                   AND ($3::text IS NULL OR backend_start IS NULL OR backend_start <= $3::text::timestamptz)
                   AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL)
                   AND pid NOT IN (SELECT pid FROM pg_stat_replication)
@@ -271,6 +276,18 @@ pub(super) async fn prepared(client: &Client) -> Result<Vec<String>, SidesError>
     let sql = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
     let rows = Side::Publisher.rows(client, sql, &[]).await?;
     rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
+}
+
+/// The client sessions of the subscriber's database but our own.
+pub(super) async fn sessions_of(subscriber: &Client) -> Result<Vec<i32>, SidesError> {
+    // What kind a backend is may be hidden from us; the workers of subscriptions are not.
+    let sql = "SELECT pid FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()
+                  AND coalesce(backend_type, 'client backend') = 'client backend'
+                  AND pid NOT IN (SELECT pid FROM pg_stat_subscription WHERE pid IS NOT NULL)
+                ORDER BY pid";
+    let rows = Side::Subscriber.rows(subscriber, sql, &[]).await?;
+    rows.iter().map(|row| Side::Subscriber.get(row, 0)).collect()
 }
 
 /// How many other client sessions there are, for the record: each of them could begin to write again.

@@ -186,7 +186,7 @@ async fn what_a_lock_hides_is_no_proof() {
     holder.batch_execute("BEGIN; LOCK TABLE orders").await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let certificate = format!("--certificate={}", directory.path().join("certificate.json").display());
-    let cut = verb::run(&stage.pair, "cutover", &[&certificate, "--wait=20s"]).unwrap();
+    let cut = verb::run(&stage.pair, "cutover", &[&certificate, "--wait=20s", "--writes-stopped"]).unwrap();
     assert_eq!((cut.code(), blocker(&cut).as_str()), (1, "sequence-unproven"), "{}", cut.all());
     assert_eq!(verb::run(&stage.pair, "verify", &[]).unwrap().code(), 1);
     // Nor is it known that nothing is there when the publisher is gone.

@@ -89,7 +89,7 @@ async fn with_writes_that_the_operator_has_stopped_and_few_rights() {
     let dry = verb::run(&stage.pair, "cutover", &[&publisher, "--dry-run"]).unwrap();
     assert_eq!(dry.code(), 0, "{}", dry.all());
     assert!(!state(&stage.subscriber, "orders_id_seq").await.unwrap().is_called);
-    let cut = verb::run(&stage.pair, "cutover", &[&publisher, &to]).unwrap();
+    let cut = verb::run(&stage.pair, "cutover", &[&publisher, &to, "--writes-stopped"]).unwrap();
     assert_eq!(cut.code(), 0, "{}", cut.all());
     confirm(&stage.pair, &certificate);
     assert!(database_settings(&stage.pair).await.is_empty());

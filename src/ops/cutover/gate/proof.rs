@@ -37,7 +37,7 @@ impl Gate<'_> {
         }
         for one in &survey.sequences {
             let name = &one.managed.sequence.name;
-            if one.managed.excluded.is_some() {
+            if one.managed.excluded.is_some() && one.gaps.is_empty() {
                 continue;
             }
             if let Todo::Hold(hold) = todo(&one.managed, self.lead) {
@@ -136,6 +136,9 @@ impl Gate<'_> {
             }
         }
         self.sessions_left = writes::count_others(&self.publisher.client, &self.own_sessions()).await?;
+        if proven.sequences.iter().any(|one| one.managed.sequence.definition.cache > 1) {
+            self.subscriber_sessions = writes::sessions_of(&self.sides.subscriber.client).await?;
+        }
         self.survey = Some(proven);
         Ok(())
     }
@@ -147,20 +150,36 @@ impl Gate<'_> {
         let survey = self.survey.take();
         for one in survey.iter().flat_map(|survey| &survey.sequences) {
             let sequence = &one.managed.sequence;
-            if one.managed.excluded.is_some() {
+            if let Some(why) = one.managed.excluded {
                 excluded.push(sequence.name.to_string());
+                notes.push(format!("{} is not part of the proof: {why}", sequence.name));
                 continue;
             }
             if sequence.definition.cache > 1 {
+                let pids =
+                    self.subscriber_sessions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let which = if pids.is_empty() { String::new() } else { format!(" (pids {pids})") };
                 notes.push(format!(
-                    "{} has CACHE {}: sessions that are connected to the subscriber now may hold values; reconnect them",
+                    "{} has CACHE {}: sessions that are connected to the subscriber now{which} may hold values; reconnect \
+                     them",
                     sequence.name, sequence.definition.cache
+                ));
+            }
+            if sequence.consumers.is_empty() {
+                notes.push(format!(
+                    "no column is known to use {}: it is past the publisher's own, and no table was looked at",
+                    sequence.name
                 ));
             }
             let proof = Proof::of(one, survey.as_ref().map_or("", |survey| &survey.role));
             let exact = (self.lead == Lead::Steps(0)).then(|| exactness(one));
             let (exact, exact_reason) = exact.unzip();
             sequences.push(CertifiedSequence { proof, exact, exact_reason });
+        }
+        for name in self.surveyor.only_on_publisher() {
+            notes.push(format!(
+                "sequence {name} of the publisher is not on the subscriber: nextval of it fails there"
+            ));
         }
         let by_us = self.undo.is_some();
         if self.sessions_left > 0 {
