@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod check;
+pub mod complaint;
 pub mod cutover;
 pub mod demo;
 pub mod manual;
