@@ -4,6 +4,7 @@
 pub mod args;
 pub mod capture;
 pub mod check;
+pub mod complaint;
 pub mod cutover;
 pub mod demo;
 pub mod manual;

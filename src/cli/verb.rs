@@ -6,6 +6,7 @@ use std::process::ExitCode as ProcessExit;
 use serde::Serialize;
 
 use super::args::VerbArgs;
+use super::complaint::complain;
 use crate::config::{Environment as ConfigEnvironment, Settings, load};
 use crate::conninfo::Environment;
 use crate::exit::ExitCode;
@@ -89,7 +90,7 @@ where
 
 /// Says what went wrong, and gives the exit status.
 pub(super) fn fail(error: &dyn std::fmt::Display, code: ExitCode, json: bool) -> ProcessExit {
-    eprintln!("seqshadow: {error}");
+    complain(error);
     if json {
         Failure::new(error, code).print();
     }

@@ -11,13 +11,34 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 
 use crate::catalog::{self, ByFunction, Catalog, Sequence};
-use crate::types::{Oid, QualifiedName};
+use crate::types::{Oid, QualifiedName, quote_literal};
 
 /// The schema of the function, unless another is given.
 pub const SCHEMA: &str = "seqshadow";
 
 /// Its name, which is always the same.
 pub const NAME: &str = "advance_sequences";
+
+/// The function's arguments, as they tell it from others of its name.
+pub const ARGUMENTS: &str = "regclass[], bigint[]";
+
+/// SQL: whether `role` may act as `owner`, the function's, anyhow, so that it gains nothing by what it can do to the function.
+/// Both are the names of columns that hold an oid.
+pub(crate) fn may_become(role: &str, owner: &str) -> String {
+    format!(
+        "coalesce({role} = {owner} OR EXISTS (SELECT FROM pg_roles become WHERE become.oid = {role}
+             AND (become.rolsuper OR pg_has_role(become.oid, {owner}, 'MEMBER WITH ADMIN OPTION')
+                  OR (become.rolcreaterole AND current_setting('server_version_num')::int < 160000))), false)"
+    )
+}
+
+/// SQL: the oids of those who may put another function into the place of one in the schema `n` (a `pg_namespace`): its
+/// owner, and who may create there; 0 is everybody. What belongs to `pg_database_owner` belongs to the database's owner.
+pub(crate) const MAY_REPLACE: &str = "
+    SELECT coalesce((SELECT d.datdba FROM pg_database d JOIN pg_roles o ON o.rolname = 'pg_database_owner'
+                      WHERE d.datname = current_database() AND o.oid = n.nspowner), n.nspowner) AS one
+    UNION SELECT x.grantee FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x
+           WHERE x.privilege_type = 'CREATE' AND x.grantee <> n.nspowner";
 
 /// As many sequences as the function is asked to move at a time.
 const BATCH: usize = 500;
@@ -45,19 +66,37 @@ impl AdvanceFunction {
     }
 
     /// The sequences that our role can have moved by it: none where it is not there, is not SECURITY DEFINER (it would
-    /// run with our own rights) or may not be called.
+    /// run with our own rights), may not be called, or could be another function tomorrow: its owner must be a role that
+    /// nobody is, and its schema in the hands of nobody who could not act as that role anyhow.
     ///
     /// # Errors
     /// The server's or the connection's error.
     async fn reach(&self, client: &Client) -> Result<HashSet<Oid>, Error> {
-        let sql = "
-            SELECT c.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace CROSS JOIN pg_class c
-             WHERE n.nspname = $1 AND p.proname = $2 AND p.prosecdef
-               AND oidvectortypes(p.proargtypes) = 'regclass[], bigint[]'
-               AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
-               AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(p.proowner, c.oid, 'UPDATE') ELSE false END";
-        let rows = client.query(sql, &[&self.schema, &NAME]).await?;
+        let sql = format!(
+            "SELECT c.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+               JOIN pg_roles o ON o.oid = p.proowner CROSS JOIN pg_class c
+              WHERE n.nspname = $1 AND p.proname = $2 AND p.prosecdef AND NOT o.rolcanlogin AND NOT o.rolsuper
+                AND p.prokind = 'f' AND oidvectortypes(p.proargtypes) = '{ARGUMENTS}'
+                AND NOT EXISTS (SELECT FROM ({MAY_REPLACE}
+                                 UNION SELECT m.member FROM pg_auth_members m WHERE m.roleid = p.proowner) others
+                                 WHERE NOT {})
+                AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
+                AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(p.proowner, c.oid, 'UPDATE') ELSE false END",
+            may_become("others.one", "p.proowner")
+        );
+        let rows = client.query(&sql, &[&self.schema, &NAME]).await?;
         rows.iter().map(|row| Ok(Oid(row.try_get(0)?))).collect()
+    }
+
+    /// The call. It is made only while the function is still SECURITY DEFINER and of a role that nobody logs in as.
+    fn call_sql(&self) -> String {
+        let name = self.name();
+        let signature = quote_literal(&format!("{name}({ARGUMENTS})"));
+        format!(
+            "SELECT count(*) FROM {name}($1::oid[]::regclass[], $2)
+              WHERE (SELECT p.prosecdef AND NOT o.rolcanlogin FROM pg_proc p JOIN pg_roles o ON o.oid = p.proowner
+                      WHERE p.oid = {signature}::regprocedure)"
+        )
     }
 }
 
@@ -96,10 +135,8 @@ impl Caller {
     /// The server's or the connection's error; nothing says which sequence it is about.
     pub(super) async fn call(&self, client: &Client, steps: &[(&Sequence, i64)]) -> Result<(), Error> {
         let Some(function) = self.function.as_ref().filter(|_| !steps.is_empty()) else { return Ok(()) };
-        let prepare = async || {
-            let sql = format!("SELECT count(*) FROM {}($1::oid[]::regclass[], $2)", function.name());
-            client.prepare_typed(&sql, &[Type::OID_ARRAY, Type::INT8_ARRAY]).await
-        };
+        let prepare =
+            async || client.prepare_typed(&function.call_sql(), &[Type::OID_ARRAY, Type::INT8_ARRAY]).await;
         let statement = self.statement.get_or_try_init(prepare).await?;
         for batch in steps.chunks(BATCH) {
             let oids: Vec<u32> = batch.iter().map(|(sequence, _)| sequence.oid.0).collect();

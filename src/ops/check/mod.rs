@@ -6,6 +6,7 @@
 mod bundle;
 mod contents;
 mod definitions;
+mod drift;
 mod failover;
 mod headroom;
 mod native;
@@ -185,6 +186,7 @@ pub fn codes() -> Vec<Code> {
         headroom::CODES,
         definitions::CODES,
         schema::CODES,
+        drift::CODES,
         one_sided::CODES,
         tables::CODES,
         contents::CODES,
@@ -304,6 +306,7 @@ async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> 
 async fn drift(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
     let both = relations::Both::load(context).await?;
     let mut found = schema::findings(context, &both).await?;
+    found.extend(drift::findings(context, &both).await?);
     found.extend(one_sided::findings(context, &both));
     found.extend(tables::findings(context, &both).await?);
     Ok(found)

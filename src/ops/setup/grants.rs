@@ -139,7 +139,7 @@ impl Asked<'_> {
         if rights.superuser {
             return Ok(rights);
         }
-        let group = self.own_group().await?;
+        let group = self.own_group(role).await?;
         let role_oid = known.as_ref().map(|role| role.oid).filter(|_| !needs.afresh);
         let grants = self.missing(role_oid, group, needs, &mut rights).await?;
         rights.sql =
@@ -151,8 +151,8 @@ impl Asked<'_> {
     ///
     /// # Errors
     /// As [`Self::rights`].
-    pub(super) async fn rights_of_group(&self, needs: &Needs) -> Result<Rights, OpsError> {
-        let group = self.own_group().await?;
+    pub(super) async fn rights_of_group(&self, role: &str, needs: &Needs) -> Result<Rights, OpsError> {
+        let group = self.own_group(role).await?;
         let mut rights = Rights {
             side: self.side,
             role: self.group().to_owned(),
@@ -174,16 +174,49 @@ impl Asked<'_> {
         Ok(rights)
     }
 
-    /// The role that holds the grants, if it is there.
-    async fn own_group(&self) -> Result<Option<u32>, OpsError> {
+    /// The role that holds the grants, if it is there. Its name and comment can be anybody's: what would let somebody use
+    /// what it is granted is looked at, too. `role` is the daemon's.
+    async fn own_group(&self, role: &str) -> Result<Option<u32>, OpsError> {
         let Some(group) = self.role(self.group()).await? else { return Ok(None) };
         if group.mark.as_deref() == Some(&self.names.role_mark(self.database)) {
+            self.refuse_used_group(group.oid, role).await?;
             return Ok(Some(group.oid));
         }
         let (name, comment) = (self.group(), group.mark.as_deref().unwrap_or("none"));
         Err(OpsError::Refused {
             what: format!("role {name} is there and is not ours (its comment: {comment})"),
             action: "use another name for the slot".to_owned(),
+        })
+    }
+
+    /// A role that `setup` made has no attributes, and no member but the daemon's role and, with ADMIN, who made it.
+    async fn refuse_used_group(&self, group: u32, role: &str) -> Result<(), OpsError> {
+        let sql = "SELECT r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication
+                              OR r.rolbypassrls,
+                          ARRAY(SELECT DISTINCT m.rolname::text FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member
+                                 WHERE a.roleid = r.oid AND NOT m.rolsuper
+                                   AND m.rolname NOT IN ($2::text, current_user::text) ORDER BY 1)
+                     FROM pg_roles r WHERE r.oid = $1";
+        let rows = self.side.rows(self.client, sql, &[&group, &role]).await?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        let name = quote_identifier(self.group());
+        let members: Vec<String> = self.side.get(row, 1)?;
+        let members: Vec<String> = members.iter().map(|member| quote_identifier(member)).collect();
+        let (why, mend) = if self.side.get(row, 0)? {
+            let attributes = "NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS";
+            ("may log in, or has another attribute".to_owned(), format!("ALTER ROLE {name} {attributes};"))
+        } else if members.is_empty() {
+            return Ok(());
+        } else {
+            let members = members.join(", ");
+            (
+                format!("has other members than seqshadow's role ({members})"),
+                format!("REVOKE {name} FROM {members};"),
+            )
+        };
+        Err(OpsError::Refused {
+            what: format!("role {name} {why}: who is behind it would have what setup grants to it"),
+            action: format!("where setup has made it: {mend} else use another name for the slot"),
         })
     }
 

@@ -116,7 +116,7 @@ async fn by_function(
 ) -> Result<Rights, OpsError> {
     let (client, names) = (asked.client, asked.names);
     let sequences = Needs { sequences: needs.sequences.clone(), ..Needs::default() };
-    let owner = asked.rights_of_group(&sequences).await?;
+    let owner = asked.rights_of_group(role, &sequences).await?;
     let found = function::look(client, names, function, role, &needs.sequences).await?;
     let needs = Needs { others: found.grants, afresh: found.is_mover, ..needs };
     let mut rights = Asked { part: Part::Calls, ..asked }.rights(role, &needs).await?;

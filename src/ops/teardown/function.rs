@@ -1,7 +1,7 @@
 //! The advance-only function of a `teardown`, and the schema that was made for it.
 //!
-//! In: the subscriber. Out: what was removed of them. Both are ours by their comment; a schema that somebody else has put
-//! something into stays.
+//! In: the subscriber. Out: what was removed of them. Both are ours by their comment, the function by its name and owner,
+//! too; a schema that somebody else has put something into stays.
 
 use tokio_postgres::Client;
 
@@ -12,6 +12,7 @@ use crate::ops::ask::Side;
 use crate::ops::setup::mark::Names;
 use crate::ops::setup::{Object, Outcome};
 use crate::sides::SidesError;
+use crate::subscriber::function::{ARGUMENTS, NAME};
 use crate::types::{QualifiedName, quote_identifier};
 
 const SIDE: Side = Side::Subscriber;
@@ -47,12 +48,17 @@ struct Schema {
 /// Where the subscriber cannot be asked.
 pub(super) async fn look(client: &Client, names: &Names) -> Result<Functions, SidesError> {
     let mut found = Functions::default();
+    let mut oids = Vec::new();
     let sql = "SELECT n.nspname::text, p.proname::text, pg_get_function_identity_arguments(p.oid),
-                      pg_get_userbyid(p.proowner)::text, pg_has_role(p.proowner, 'USAGE')
+                      pg_get_userbyid(p.proowner)::text, pg_has_role(p.proowner, 'USAGE'), p.oid
                  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                WHERE obj_description(p.oid, 'pg_proc') = $1 ORDER BY 1, 2";
-    for row in SIDE.rows(client, sql, &[&names.publication_mark()]).await? {
+                WHERE obj_description(p.oid, 'pg_proc') = $1 AND p.proname = $2 AND p.prokind = 'f'
+                  AND oidvectortypes(p.proargtypes) = $3 AND pg_get_userbyid(p.proowner) = $4 ORDER BY 1, 2";
+    // A comment of ours on anything else was put there by somebody else.
+    let mark = names.publication_mark();
+    for row in SIDE.rows(client, sql, &[&mark, &NAME, &ARGUMENTS, &names.moves]).await? {
         let name = QualifiedName::new(SIDE.get::<String>(&row, 0)?, SIDE.get::<String>(&row, 1)?);
+        oids.push(SIDE.get::<u32>(&row, 5)?);
         found.functions.push(Function {
             signature: format!("{name}({})", SIDE.get::<String>(&row, 2)?),
             name,
@@ -63,11 +69,10 @@ pub(super) async fn look(client: &Client, names: &Names) -> Result<Functions, Si
     let sql = "SELECT n.nspname::text, pg_get_userbyid(n.nspowner)::text, pg_has_role(n.nspowner, 'USAGE'),
                       EXISTS (SELECT FROM pg_depend d
                                WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid
-                                 AND NOT (d.classid = 'pg_proc'::regclass
-                                          AND coalesce(obj_description(d.objid, 'pg_proc') = $1, false))
+                                 AND NOT (d.classid = 'pg_proc'::regclass AND d.objid = ANY ($2))
                                  AND d.classid <> 'pg_default_acl'::regclass)
                  FROM pg_namespace n WHERE obj_description(n.oid, 'pg_namespace') = $1 ORDER BY 1";
-    for row in SIDE.rows(client, sql, &[&names.publication_mark()]).await? {
+    for row in SIDE.rows(client, sql, &[&mark, &oids]).await? {
         found.schemas.push(Schema {
             name: SIDE.get(&row, 0)?,
             owner: SIDE.get(&row, 1)?,

@@ -4,7 +4,7 @@ use proto_tests::stage::Stage;
 use proto_tests::verb;
 
 /// Whose silence is tested here; servers, roles and subscriptions have tests of their own.
-const TOPICS: [&str; 12] = [
+const TOPICS: [&str; 14] = [
     "sequence-",
     "ids-",
     "table-",
@@ -15,6 +15,8 @@ const TOPICS: [&str; 12] = [
     "index-",
     "trigger-",
     "constraint-",
+    "check-",
+    "enum-",
     "prepared-",
     "large-",
 ];

@@ -2,6 +2,7 @@
 
 mod contents;
 mod definitions;
+mod drift;
 mod failover;
 mod headroom;
 mod healthy;

@@ -6,6 +6,7 @@ mod publication;
 mod refusals;
 mod rights;
 mod slot;
+mod squatted;
 
 use proto_tests::pair::Pair;
 use proto_tests::shadow::{Finished, ShadowCommand};
