@@ -57,6 +57,9 @@ fn text(done: &Teardown) -> String {
         );
         out += &hang(&reason, 2);
     }
+    for note in &done.notes {
+        out += &hang(&format!("note: {note}"), 2);
+    }
     let any = |outcome| done.objects.iter().any(|object| object.outcome == outcome);
     out + if any(Outcome::Left) {
         "NOT everything could be removed, see above.\n"

@@ -9,6 +9,7 @@ pub mod check;
 pub mod compare;
 pub mod cutover;
 pub mod plan;
+mod read_only;
 pub mod reverse;
 pub mod setup;
 pub mod status;

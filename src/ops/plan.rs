@@ -42,6 +42,9 @@ pub struct Move {
     pub is_called: bool,
     pub furthest_id: Option<i64>,
     pub source: Option<&'static str>,
+    /// Its ids have no order, so that it may be moved back.
+    #[serde(skip)]
+    pub cycles: bool,
     /// The statement, ready to run.
     pub sql: String,
 }
@@ -93,13 +96,15 @@ impl Plan {
         let mut out = format!(
             "-- seqshadow plan, made {}\n-- publisher:  {publisher}, looked at up to {}\n-- subscriber: {subscriber}\n--\n\
              -- Run it on the subscriber: psql -X -v ON_ERROR_STOP=1 -f plan.sql\n\
-             -- A line moves its sequence forward or not at all. While others call nextval\n\
-             -- there, use seqshadow sync instead, which cannot race with them.\n\n\
+             -- A line moves its sequence forward or not at all, but for a CYCLE sequence: its\n\
+             -- line says so, and gives it the publisher's state, also back. While others\n\
+             -- call nextval there, use seqshadow sync instead, which cannot race with them.\n\n\
              SET lock_timeout = '5s';\n",
             self.at, self.publisher_lsn
         );
         for one in &self.moves {
             let known = match (one.furthest_id, one.source) {
+                _ if one.cycles => "CYCLE, to the publisher's state, also back".to_owned(),
                 (Some(id), Some("table")) => format!("furthest id {id}, in a table"),
                 (Some(id), _) => format!("furthest id {id}, of the publisher's sequence"),
                 (None, _) => "the publisher's state".to_owned(),
@@ -154,6 +159,7 @@ impl Move {
             next_value: managed.state.and_then(|state| state.next(&managed.sequence.definition)),
             to: last_value,
             is_called,
+            cycles: managed.cycles(),
             furthest_id: mark.map(|(mark, _)| mark),
             source: mark.map(|(_, source)| source.as_str()),
             sql: format!(

@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 
 use super::OpsError;
 use super::ask::Side;
+use super::read_only;
 use super::setup::mark::Names;
 use super::setup::{Object, Outcome, be_patient, lock, used_by};
 use crate::config::Settings;
@@ -54,6 +55,8 @@ pub struct Teardown {
     pub objects: Vec<Object>,
     /// Servers that could not be reached, with the reason: what setup made there is left.
     pub unreachable: Vec<Unreachable>,
+    /// What else is as it should not stay.
+    pub notes: Vec<String>,
 }
 
 /// A server that could not be reached.
@@ -124,6 +127,7 @@ pub async fn run(
         dry_run: options.dry_run,
         objects: Vec::new(),
         unreachable: reached.unreachable,
+        notes: Vec::new(),
     };
     let sides = reached.sides.as_ref();
     let on_publisher = match &reached.publisher {
@@ -164,6 +168,8 @@ pub async fn run(
         let ended = done.subscriber(client, &found, options).await;
         done.note(Side::Subscriber, ended, planned);
     }
+    let subscriber = sides.map(|sides| &sides.subscriber);
+    done.read_only(reached.publisher.as_ref(), subscriber).await;
     Ok(done)
 }
 
@@ -313,6 +319,16 @@ impl Teardown {
             first.note = Some(error.to_string());
         }
         self.objects.extend(rest);
+    }
+
+    /// Says where new sessions begin read-only, as a cutover has left it; a server that does not say is passed over.
+    async fn read_only(&mut self, publisher: Option<&Connection>, subscriber: Option<&Connection>) {
+        for (side, connection) in [(Side::Publisher, publisher), (Side::Subscriber, subscriber)] {
+            let Some(connection) = connection else { continue };
+            if let Ok(Some(database)) = read_only::database(side, &connection.client).await {
+                self.notes.push(read_only::note(&format!("on the {}", side.name()), &database));
+            }
+        }
     }
 
     async fn subscriber(

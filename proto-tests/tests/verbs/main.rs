@@ -11,6 +11,7 @@ mod documented;
 mod manual;
 mod plan_and_sync;
 mod reverse;
+mod reverse_followed;
 mod reverse_kills;
 mod reverse_script;
 mod reverse_split_brain;

@@ -195,7 +195,7 @@ async fn what_is_written_on_the_new_server_goes_back_16_19() {
 }
 
 /// Runs `reverse` with `flags`, expects `code` and `text`, and that nothing was changed.
-async fn refused(stage: &Stage, flags: &[&str], code: i32, text: &str) {
+pub async fn refused(stage: &Stage, flags: &[&str], code: i32, text: &str) {
     let before = catalogs(&stage.pair).await;
     let mut all = vec!["--apply", "--wait=2s"];
     all.extend(flags);

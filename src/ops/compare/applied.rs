@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use crate::ops::ask::Side;
-use crate::sides::{Sides, SidesError};
+use crate::sides::SidesError;
 use crate::subscriber::subscription::Subscription;
 use crate::types::Lsn;
 
@@ -26,16 +26,11 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    /// Finds the slots: that of the subscription to go by, or of those that share a publication with what is compared.
+    /// Finds the slots of the subscriptions that bring what is compared.
     ///
     /// # Errors
     /// The publisher's.
-    pub(super) async fn find(sides: &Sides, publisher: &Client) -> Result<Self, SidesError> {
-        let shares = |s: &&Subscription| s.publications.iter().any(|name| sides.publications.contains(name));
-        let subscriptions: Vec<&Subscription> = match &sides.chosen {
-            Some(chosen) => vec![chosen],
-            None => sides.subscriptions.iter().filter(shares).collect(),
-        };
+    pub(super) async fn find(subscriptions: &[Subscription], publisher: &Client) -> Result<Self, SidesError> {
         let names: Vec<String> = subscriptions.iter().filter_map(|s| s.slot.clone()).collect();
         // A standby may have copies of its primary's slots, which say nothing of how far anybody has come.
         let sql = "SELECT slot_name::text FROM pg_replication_slots

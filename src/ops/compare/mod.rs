@@ -38,6 +38,7 @@
 
 mod applied;
 mod chunks;
+mod followed;
 mod relations;
 mod report;
 mod session;
@@ -67,6 +68,7 @@ pub use suspect::Kind;
 
 use applied::Applied;
 use chunks::Course;
+use followed::Followed;
 use session::{Both, Session};
 use settle::Settler;
 use state::{State, Subject};
@@ -127,7 +129,9 @@ pub async fn compare(
     let (Some(first), Some(publisher)) = (both.first(), publishers.first()) else {
         return Err(nothing("no connection was asked for", "give --jobs 1 or more"));
     };
-    let found = find(sides, settings, options, first, publisher.version).await?;
+    let followed = Followed::find(sides, &publisher.client).await?;
+    are_there(sides, &followed, &publisher.client).await?;
+    let found = find(&followed, settings, options, first, publisher.version).await?;
     let state = RefCell::new(State::open(options.state.as_deref(), subject(sides, first, options).await?)?);
     let mut reports = Vec::new();
     let mut courses = Vec::new();
@@ -137,7 +141,7 @@ pub async fn compare(
             Found::Not { name, why } => reports.push(TableReport::not_compared(name, why)),
         }
     }
-    let applied = Applied::find(sides, &publisher.client).await?;
+    let applied = Applied::find(&followed.subscriptions, &publisher.client).await?;
     let lsn = share_snapshot(&both).await?;
     let mut comparison = Comparison::new(lsn, options.sample, applied.is_known());
     match applied.wait(&publisher.client, lsn, options.wait).await? {
@@ -169,21 +173,20 @@ pub async fn compare(
 
 /// The tables that are to be compared; an error where there are none.
 async fn find(
-    sides: &Sides,
+    followed: &Followed,
     settings: &Settings,
     options: &Options,
     both: &Both<'_>,
     version: u32,
 ) -> Result<Vec<Found>, OpsError> {
-    are_there(sides, both.publisher.client()).await?;
     let digest = digest(both).await?;
     let wanted = |name: &QualifiedName| is_wanted(name, settings, options);
-    let sought = Sought { version, publications: &sides.publications, settings, digest };
+    let sought = Sought { version, publications: &followed.publications, settings, digest };
     let found = tables::find(&both.publisher, &both.subscriber, &sought, wanted).await?;
     if found.is_empty() {
-        let publications = sides.publications.join(", ");
+        let publications = followed.publications.join(", ");
         let what = format!("publication {publications} has no table that is to be compared");
-        return Err(nothing(&what, "look at --publication, --table, --schema and what excludes tables"));
+        return Err(nothing(&what, "look at --table, --schema and what excludes tables"));
     }
     Ok(found)
 }
@@ -202,14 +205,22 @@ async fn connect(sides: &Sides, jobs: usize) -> Result<(Vec<Connection>, Vec<Con
 }
 
 /// Says no where a publication does not exist: its tables would be left out in silence.
-async fn are_there(sides: &Sides, publisher: &Client) -> Result<(), OpsError> {
-    let loaded = publication::load(publisher, &sides.publications).await;
-    let missing = loaded.map_err(SidesError::on_publisher)?.missing;
-    if missing.is_empty() {
-        return Ok(());
+async fn are_there(sides: &Sides, followed: &Followed, publisher: &Client) -> Result<(), OpsError> {
+    for (names, action) in [
+        (&sides.publications, "name those that are there with --publication"),
+        (
+            &followed.publications,
+            "the subscription follows it: ALTER SUBSCRIPTION … SET PUBLICATION …; there",
+        ),
+    ] {
+        let loaded = publication::load(publisher, names).await;
+        let missing = loaded.map_err(SidesError::on_publisher)?.missing;
+        if !missing.is_empty() {
+            let what = format!("the publisher has no publication {}", missing.join(", "));
+            return Err(nothing(&what, action));
+        }
     }
-    let what = format!("the publisher has no publication {}", missing.join(", "));
-    Err(nothing(&what, "name those that are there with --publication"))
+    Ok(())
 }
 
 fn is_wanted(name: &QualifiedName, settings: &Settings, options: &Options) -> bool {

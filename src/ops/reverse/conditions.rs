@@ -3,6 +3,8 @@
 //! In: both servers, what was found, the tables. Out: [`Obstacle`]s, each with what to do, and notes. It reads only; what
 //! only an attempt can tell (rights to create, the way from one server to the other) is rehearsed in `apply`.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::Request;
@@ -241,6 +243,7 @@ impl Conditions {
                 "stop it first; beside one that runs the other way, each would push the other's sequences on without end",
             );
         }
+        self.others(ends);
         let Some(forward) = &found.forward else {
             if !found.begun() {
                 self.refused(
@@ -286,6 +289,35 @@ impl Conditions {
             );
         }
         Ok(())
+    }
+
+    /// Subscriptions that would be left leading forwards, and whose tables would have no way back.
+    fn others(&mut self, ends: &Ends) {
+        let found = &ends.found;
+        // It is made already: what came since is told by the status.
+        if found.subscription != Piece::Absent {
+            return;
+        }
+        for other in &found.others {
+            let name = quote_identifier(&other.name);
+            let action = match &found.forward {
+                Some(forward) => {
+                    let both: BTreeSet<&String> =
+                        forward.publications.iter().chain(&other.publications).collect();
+                    let both: Vec<_> = both.into_iter().map(|name| quote_identifier(name)).collect();
+                    format!(
+                        "only one is reversed, so that its tables would have no way back: let both apply everything, then                          there: DROP SUBSCRIPTION {name}; ALTER SUBSCRIPTION {} SET PUBLICATION {} WITH (copy_data =                          false);",
+                        quote_identifier(&forward.name),
+                        both.join(", ")
+                    )
+                }
+                None => "only one is reversed: once it has applied everything, drop it there".to_owned(),
+            };
+            self.refused(
+                format!("subscription {name} of the new server gets rows from the old one too"),
+                action,
+            );
+        }
     }
 
     /// Whether applications are kept from writing on the old server.

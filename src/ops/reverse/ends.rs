@@ -73,12 +73,7 @@ impl Ends {
         let old_conninfo = sides::conninfo(Some(&text), "publisher", settings, environment)?;
         let old = sql::connect(&old_conninfo, "publisher").await.map_err(SidesError::on_publisher)?;
         let found = on_new.complete(&old, &names, forward).await?;
-        let publications = match (&settings.publications, &found.forward, found.publication.mark()) {
-            (given, ..) if !given.is_empty() => given.clone(),
-            (_, Some(forward), _) => forward.publications.clone(),
-            (_, None, Some(mark)) => mark.publications.clone(),
-            (_, None, None) => Vec::new(),
-        };
+        let publications = followed(settings, &found);
         let ends = Ends { old, new, old_conninfo, new_conninfo, names, found, publications };
         for (side, client) in ends.both() {
             // What we make waits for ordinary locks, which our other sessions never do.
@@ -125,6 +120,14 @@ impl Ends {
         }
         Ok(true)
     }
+}
+
+/// The publications that brought the rows: the forward subscription's, or those that our mark remembers of it. What the
+/// settings name may be a narrow one, made for the sidecar's own stream; it counts where nothing else says anything.
+fn followed(settings: &Settings, found: &Found) -> Vec<String> {
+    let remembered = found.publication.mark().map(|mark| &mark.publications);
+    let known = found.forward.as_ref().map(|forward| &forward.publications).or(remembered);
+    known.filter(|names| !names.is_empty()).unwrap_or(&settings.publications).clone()
 }
 
 /// The forward subscription: the one named, the one that a run before this has begun with, or the only one.

@@ -61,6 +61,14 @@ pub(super) struct Reverse {
     pub works: bool,
 }
 
+/// A subscription on the new server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Other {
+    pub name: String,
+    pub slot: String,
+    pub publications: Vec<String>,
+}
+
 /// A slot on the old server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OldSlot {
@@ -78,6 +86,8 @@ pub(super) struct Found {
     pub subscription: Piece,
     pub reverse: Reverse,
     pub forward: Option<Forward>,
+    /// Beside it: those that get rows from the old server too.
+    pub others: Vec<Other>,
     /// The forward subscription's.
     pub forward_slot: Option<OldSlot>,
     /// The forward sidecar's.
@@ -140,6 +150,7 @@ impl Found {
             subscription: Piece::Absent,
             reverse: Reverse::default(),
             forward: None,
+            others: with_slots(new).await?,
             forward_slot: None,
             sidecar_slot: None,
         })
@@ -178,6 +189,17 @@ impl Found {
             self.forward_slot = old_slot(old, &slot).await?;
         }
         self.sidecar_slot = old_slot(old, &names.forward_sidecar).await?;
+        let is_forward = |other: &Other| forward.as_ref().is_some_and(|forward| forward.name == other.name);
+        self.others.retain(|other| !is_forward(other));
+        let slots: Vec<&String> = self.others.iter().map(|other| &other.slot).collect();
+        let sql = "SELECT slot_name::text FROM pg_replication_slots
+                    WHERE slot_name = ANY($1) AND database = current_database()";
+        let mut there: Vec<String> = Vec::new();
+        for row in OLD.rows(&old.client, sql, &[&slots]).await? {
+            there.push(OLD.get(&row, 0)?);
+        }
+        // One without a slot here gets its rows from another server.
+        self.others.retain(|other| there.contains(&other.slot));
         self.forward = forward;
         Ok(self)
     }
@@ -186,6 +208,22 @@ impl Found {
     pub(super) fn begun(&self) -> bool {
         self.publication.mark().is_some()
     }
+}
+
+/// The subscriptions of the new server's database that have a slot somewhere.
+async fn with_slots(new: &Connection) -> Result<Vec<Other>, SidesError> {
+    let sql = "SELECT s.subname::text, s.subslotname::text, s.subpublications
+                 FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+                WHERE d.datname = current_database() AND s.subslotname IS NOT NULL ORDER BY 1";
+    let mut found = Vec::new();
+    for row in NEW.rows(&new.client, sql, &[]).await? {
+        found.push(Other {
+            name: NEW.get(&row, 0)?,
+            slot: NEW.get(&row, 1)?,
+            publications: NEW.get(&row, 2)?,
+        });
+    }
+    Ok(found)
 }
 
 fn piece(comment: Option<&str>) -> Piece {

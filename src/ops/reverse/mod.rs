@@ -168,8 +168,14 @@ pub async fn reverse(
         ends.look().await?;
     }
     match request.action {
-        Action::Undo if request.dry_run => done.steps = undo::planned(&ends),
-        Action::Undo => undo::undo(&mut ends, request.wait, &mut done).await?,
+        Action::Undo => {
+            if request.dry_run {
+                done.steps = undo::planned(&ends).await?;
+            } else {
+                undo::undo(&mut ends, request.wait, &mut done).await?;
+            }
+            undo::read_only(&ends, &mut done).await?;
+        }
         Action::Print | Action::Apply => forwards(&mut ends, &route, request, &mut done).await?,
     }
     done.done = done.obstacles.is_empty() && !request.dry_run && request.action != Action::Print;

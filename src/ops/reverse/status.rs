@@ -122,6 +122,12 @@ impl Status {
                 quote_identifier(&forward.name)
             ));
         }
+        for other in &found.others {
+            problem(format!(
+                "subscription {} of the new server gets rows from the old one too, and its tables have no way back",
+                quote_identifier(&other.name)
+            ));
+        }
         if self.subscription && !found.reverse.enabled {
             problem(format!(
                 "subscription {name} is disabled: ALTER SUBSCRIPTION {name} ENABLE; on the old server"

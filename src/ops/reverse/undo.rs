@@ -6,15 +6,18 @@
 use std::time::{Duration, Instant};
 
 use super::conditions::Obstacle;
-use super::ends::{Ends, NEW, OLD, PAUSE};
+use super::ends::{Ends, NEW, OLD, PAUSE, refusal};
 use super::found::SlotPiece;
 use super::statements;
 use super::{Reversed, Step};
 use crate::sides::SidesError;
 use crate::types::quote_identifier;
 
+/// How long a sidecar that was stopped may be seen still.
+const SIDECAR_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What would be removed, in this order.
-pub(super) fn planned(ends: &Ends) -> Vec<Step> {
+pub(super) async fn planned(ends: &Ends) -> Result<Vec<Step>, SidesError> {
     let (name, found) = (&ends.names.object, &ends.found);
     let mut steps = Vec::new();
     if found.subscription.mark().is_some() {
@@ -28,6 +31,11 @@ pub(super) fn planned(ends: &Ends) -> Vec<Step> {
         steps.push(Step::planned("new", format!("drop slot {name}"), statements::drop_slot(name)));
     }
     if found.begun() {
+        if sidecar_slot(ends).await? == SidecarSlot::Free {
+            let name = &ends.names.sidecar;
+            let what = format!("drop slot {name} of the sidecar that ran the other way");
+            steps.push(Step::planned("new", what, statements::drop_slot(name)));
+        }
         if let Some(forward) = found.forward.as_ref().filter(|f| !f.enabled && found.forward_slot.is_some()) {
             let what = format!("enable subscription {} again", quote_identifier(&forward.name));
             steps.push(Step::planned("new", what, statements::enable(&forward.name)));
@@ -35,7 +43,7 @@ pub(super) fn planned(ends: &Ends) -> Vec<Step> {
         let sql = statements::drop_publication(&ends.names);
         steps.push(Step::planned("new", format!("drop publication {name}"), sql));
     }
-    steps
+    Ok(steps)
 }
 
 /// Removes it.
@@ -78,16 +86,71 @@ pub(super) async fn undo(ends: &mut Ends, wait: Duration, done: &mut Reversed) -
                 .to_owned(),
         );
     }
+    drop_sidecar_slot(ends, done).await?;
     NEW.run(&ends.new.client, &statements::drop_publication(&ends.names)).await?;
     done.steps.push(Step::done("new", format!("dropped publication {name}")));
-    let sidecar = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
-    if NEW.value(&ends.new.client, sidecar, &[&ends.names.sidecar]).await? {
-        done.notes.push(format!(
-            "slot {0} of the sidecar that ran the other way is left on the new server, and holds back WAL there: stop it, \
-             then {1}",
-            ends.names.sidecar,
-            statements::drop_slot(&ends.names.sidecar)
-        ));
+    Ok(())
+}
+
+/// The slot of the sidecar that runs the other way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SidecarSlot {
+    Absent,
+    Free,
+    InUse,
+    /// Something else of that name.
+    Foreign,
+}
+
+async fn sidecar_slot(ends: &Ends) -> Result<SidecarSlot, SidesError> {
+    let sql = "SELECT coalesce(plugin = 'pgoutput' AND database = current_database() AND NOT temporary, false), active
+                 FROM pg_replication_slots WHERE slot_name = $1";
+    let rows = NEW.rows(&ends.new.client, sql, &[&ends.names.sidecar]).await?;
+    let Some(row) = rows.first() else { return Ok(SidecarSlot::Absent) };
+    let (is_ours, active): (bool, bool) = (NEW.get(row, 0)?, NEW.get(row, 1)?);
+    Ok(match (is_ours, active) {
+        (false, _) => SidecarSlot::Foreign,
+        (true, true) => SidecarSlot::InUse,
+        (true, false) => SidecarSlot::Free,
+    })
+}
+
+/// Drops it, unless that sidecar still runs: without the way back it would hold back WAL for nothing.
+async fn drop_sidecar_slot(ends: &Ends, done: &mut Reversed) -> Result<(), SidesError> {
+    let name = &ends.names.sidecar;
+    let drop = statements::drop_slot(name);
+    // The server notices a moment later that a sidecar was stopped.
+    let until = Instant::now() + SIDECAR_PATIENCE;
+    let mut found = sidecar_slot(ends).await?;
+    while found == SidecarSlot::InUse && Instant::now() < until {
+        tokio::time::sleep(PAUSE).await;
+        found = sidecar_slot(ends).await?;
+    }
+    let why = match found {
+        SidecarSlot::Absent | SidecarSlot::Foreign => return Ok(()),
+        SidecarSlot::InUse => "it still runs: stop it, then".to_owned(),
+        SidecarSlot::Free => match NEW.run(&ends.new.client, &drop).await {
+            Ok(()) => {
+                let what = format!("dropped slot {name} of the sidecar that ran the other way");
+                done.steps.push(Step::done("new", what));
+                return Ok(());
+            }
+            Err(error) => format!("{}; when it is stopped,", refusal(error)?),
+        },
+    };
+    done.notes.push(format!(
+        "slot {name} of the sidecar that ran the other way is left on the new server, and holds back WAL there; {why} {drop}"
+    ));
+    Ok(())
+}
+
+/// Says on which of the servers new sessions begin read-only still, as a cutover has left it.
+pub(super) async fn read_only(ends: &Ends, done: &mut Reversed) -> Result<(), SidesError> {
+    let servers = [(OLD, &ends.old.client, "old"), (NEW, &ends.new.client, "new")];
+    for (side, client, which) in servers {
+        if let Some(database) = crate::ops::read_only::database(side, client).await? {
+            done.notes.push(crate::ops::read_only::note(&format!("on the {which} server"), &database));
+        }
     }
     Ok(())
 }

@@ -23,11 +23,13 @@ pub(super) fn daemon(names: &Names, sides: &Sides, options: &Options, role: Opti
     )
 }
 
-/// The same as lines of the configuration file, for a daemon that is started by its slot alone.
+/// The same as lines of the configuration file, for a daemon that is started by its slot alone and for verbs that are
+/// given nothing but the file.
 pub(super) fn config(names: &Names, sides: &Sides, options: &Options, role: Option<&str>) -> String {
     let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let mut lines = format!(
-        "publisher = {}\nsubscriber = {}\npublication = [{}]\n",
+        "slot = {}\npublisher = {}\nsubscriber = {}\npublication = [{}]\n",
+        text(names.slot.as_str()),
         text(&address(&sides.publisher_conninfo, role)),
         text(&address(&sides.subscriber_conninfo, role)),
         text(&names.publication)

@@ -116,6 +116,27 @@ async fn many_tables_are_one_finding_and_without_a_publication_all_count() {
     assert_eq!(Findings::of_pair(&stage.pair).unwrap().of("table-missing"), [expected]);
 }
 
+/// What replication writes cannot be generated on the subscriber: what mends it is for afterwards, and is SQL that runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_generated_column_that_is_published() {
+    let ddl = "CREATE TABLE g (id int PRIMARY KEY, a int)";
+    let stage = Stage::with(18, 17, ddl).await.unwrap();
+    stage.on_publisher("ALTER TABLE g ADD b int GENERATED ALWAYS AS (a * 2) STORED").await;
+    stage.on_subscriber("ALTER TABLE g ADD b int").await;
+    stage.on_publisher("CREATE PUBLICATION pub FOR TABLE g (id, a, b)").await;
+    let subscription = proto_tests::publication::Subscription::to("sub", &["pub"]);
+    stage.pair.subscribe(&subscription).await.unwrap();
+    stage.pair.wait_for_sync().await.unwrap();
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    let generated = "public.g.b: is generated on the publisher, and a plain column on the subscriber";
+    assert_eq!(findings.of("column-default-missing"), [generated]);
+    stage.on_subscriber("DROP SUBSCRIPTION sub").await;
+    findings.mend(&stage, &["column-default-missing"]).await;
+    stage.on_subscriber("INSERT INTO g (id, a) VALUES (1, 21)").await;
+    let doubled = stage.subscriber.query_one("SELECT b FROM g", &[]).await.unwrap();
+    assert_eq!(doubled.get::<_, i32>(0), 42);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn extensions() {
     let stage = Stage::with(14, 15, "CREATE TABLE a (id int PRIMARY KEY)").await.unwrap();
