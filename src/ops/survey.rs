@@ -3,6 +3,7 @@
 //! In: both servers. Out: a [`Survey`], in which each sequence is judged as the daemon would judge it, without a stream:
 //! by the publisher's sequences and by the tables of both sides. It writes nothing.
 
+mod own;
 mod stamp;
 
 use std::collections::{HashMap, HashSet};
@@ -12,19 +13,18 @@ use tokio_postgres::Client;
 
 use super::ask::Side;
 use crate::catalog::coverage::Coverage;
-use crate::catalog::{Catalog, Consumer, Persistence, Readable, Sequence};
+use crate::catalog::{Catalog, Persistence, Readable, Sequence};
 use crate::config::{Outliers, Settings};
 use crate::keeper::{Beyond, Hold, Managed};
-use crate::pgoutput::IdFormat;
 use crate::plan::{State, outlier};
 use crate::publisher::look::{Compared, InTable, LOOK_TIMEOUT, Look, PublisherValue};
-use crate::readings::{Reader, Reading, Trouble};
+use crate::readings::{Reader, Reading};
 use crate::sides::{Sides, SidesError};
 use crate::sql;
 use crate::subscriber::advance::Advancer;
 use crate::subscriber::function::load_catalog;
-use crate::tables::{self, Question, Scan};
-use crate::types::{Lsn, Oid, QualifiedName, quote_identifier};
+use crate::types::{Lsn, Oid, QualifiedName};
+use own::own_tables;
 
 /// How thoroughly tables are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -331,112 +331,11 @@ struct PublisherTables {
     unread: HashSet<Oid>,
 }
 
-/// What lies in the subscriber's tables.
-struct OwnTables {
-    /// Position of the sequence, and its furthest ids within the limit and past it.
-    found: Vec<(usize, Option<i64>, Option<i64>)>,
-    /// What could not be looked at, by sequence.
-    gaps: HashMap<Oid, Vec<String>>,
-}
-
-impl OwnTables {
-    /// Takes in what was found; gives what could not be looked at.
-    fn take(self, managed: &mut [Managed], outliers: Outliers) -> HashMap<Oid, Vec<String>> {
-        for (index, within, beyond) in self.found {
-            if let Some(one) = managed.get_mut(index) {
-                take(one, within, beyond, outliers, Managed::seen_in_own_table);
-            }
-        }
-        self.gaps
-    }
-}
-
 fn manage(settings: &Settings, catalog: &Catalog) -> Vec<Managed> {
     let sequences = (0..).zip(&catalog.sequences);
     sequences
         .map(|(slot, sequence)| Managed::new(slot, sequence.clone(), settings.excludes(&sequence.name)))
         .collect()
-}
-
-/// Looks for what lies in the subscriber's tables.
-async fn own_tables(
-    client: &Client,
-    settings: &Settings,
-    role: &str,
-    managed: &[Managed],
-    depth: Depth,
-) -> Result<OwnTables, SidesError> {
-    let mut gaps: HashMap<Oid, Vec<String>> = HashMap::new();
-    let mut found = Vec::new();
-    {
-        let columns: Vec<(usize, &Consumer)> = managed
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| m.is_followed_by_ids())
-            .flat_map(|(index, m)| m.sequence.consumers.iter().map(move |c| (index, c)))
-            .filter(|(_, c)| !c.partitioned && !matches!(c.readable, Readable::No(_)))
-            .collect();
-        let is_quick = |c: &Consumer| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer);
-        let question = |(key, &(index, consumer)): (usize, &(usize, &'_ Consumer))| {
-            let one = managed.get(index)?;
-            let (descending, limit) = (one.descending(), limit(settings, one));
-            Some((key, consumer.clone(), descending, limit))
-        };
-        let asked: Vec<_> =
-            columns.iter().enumerate().filter(|(_, (_, c))| is_quick(c)).filter_map(question).collect();
-        let questions: Vec<Question<'_>> = asked
-            .iter()
-            .map(|(key, consumer, descending, limit)| Question {
-                key: *key,
-                consumer,
-                descending: *descending,
-                limit: *limit,
-            })
-            .collect();
-        let (answers, refused) = on_subscriber(tables::furthest(client, &questions)).await?;
-        found.extend(answers.into_iter().map(|a| (a.key, a.within, a.beyond)));
-        let why_refused: HashMap<usize, Trouble> = refused.into_iter().collect();
-        for (key, (index, consumer)) in columns.iter().enumerate() {
-            let quick = is_quick(consumer);
-            let why = match why_refused.get(&key) {
-                None if quick => continue,
-                Some(Trouble::Locked) => "it is locked, or its index is slow".to_owned(),
-                Some(Trouble::Gone) => "it was dropped meanwhile".to_owned(),
-                Some(Trouble::Denied) => grant(consumer, role),
-                Some(Trouble::Other(why)) => why.clone(),
-                None if consumer.readable == Readable::NotNow => {
-                    "the table is locked, so that its default cannot be read".to_owned()
-                }
-                None if !consumer.selectable => grant(consumer, role),
-                None if consumer.numeric => "the column has no index".to_owned(),
-                None => "its ids are inside text".to_owned(),
-            };
-            let Some(one) = managed.get(*index) else { continue };
-            let readable = consumer.selectable && consumer.readable != Readable::NotNow;
-            let can_scan = depth == Depth::Scan && readable;
-            let why = if can_scan {
-                let scan = Scan { consumer, descending: one.descending(), limit: limit(settings, one) };
-                match tables::scan(client, scan).await.map_err(SidesError::on_subscriber)? {
-                    Ok((within, beyond)) => {
-                        found.push((key, within, beyond));
-                        continue;
-                    }
-                    Err(refusal) => refusal,
-                }
-            } else if readable {
-                format!("{why}; --full scans it")
-            } else {
-                why
-            };
-            let column = format!("{}.{}", consumer.table, quote_identifier(&consumer.column));
-            gaps.entry(one.oid()).or_default().push(format!("{column} was not looked at: {why}"));
-        }
-        // The keys were of columns; from here on they are of sequences.
-        for (key, ..) in &mut found {
-            *key = columns.get(*key).map_or(usize::MAX, |(index, _)| *index);
-        }
-    }
-    Ok(OwnTables { found, gaps })
 }
 
 fn limit(settings: &Settings, one: &Managed) -> i64 {
@@ -537,15 +436,6 @@ fn take(
     {
         seen(one, id, Duration::ZERO);
     }
-}
-
-fn grant(consumer: &Consumer, role: &str) -> String {
-    format!(
-        "GRANT SELECT ({}) ON {} TO {};",
-        quote_identifier(&consumer.column),
-        consumer.table,
-        quote_identifier(role)
-    )
 }
 
 async fn on_publisher<T>(
