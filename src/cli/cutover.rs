@@ -10,6 +10,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::VerbArgs;
+use super::complaint::complain;
 use super::show::count;
 use super::verb::{self, Failure};
 use crate::config::{self, Layer, Settings, parse_duration, parse_table};
@@ -361,6 +362,15 @@ fn exactness(sequences: &[CertifiedSequence]) -> String {
     hang(&summary, 4) + &others.collect::<String>()
 }
 
+/// For whoever cannot reach it any more.
+const LOST: &str = "if the publisher is gone for good: seqshadow cutover --publisher-lost puts the sequences past what \
+                    the subscriber has, without a certificate";
+
+fn is_publisher_unreachable(error: &OpsError) -> bool {
+    error.exit_code() == ExitCode::Unreachable
+        && matches!(error, OpsError::Sides(SidesError::Sql { side: "publisher", .. }))
+}
+
 fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
     let changed = if shut.writes_still_stopped {
         "The writes are STILL STOPPED: see above how to let them go on."
@@ -390,12 +400,16 @@ fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
             Ok(if blocker.code == "another-cutover" { ExitCode::Refused } else { ExitCode::NotReady })
         }
         Stop::Failed(error) => {
-            eprintln!("seqshadow: no certificate. {changed}\nseqshadow: {error}");
+            complain(&format!("no certificate. {changed}"));
+            complain(&error);
+            if is_publisher_unreachable(&error) {
+                complain(&LOST);
+            }
             Ok(failed(args, &error, error.exit_code(), &told))
         }
         Stop::Interrupted(signal) => {
             let what = format!("interrupted by {signal}, no certificate");
-            eprintln!("seqshadow: {what}. {changed}");
+            complain(&format!("{what}. {changed}"));
             Ok(failed(args, &what, ExitCode::NotReady, &told))
         }
     }

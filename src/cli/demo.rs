@@ -4,6 +4,7 @@ use std::process::ExitCode as ProcessExit;
 use std::time::Duration;
 
 use super::args::DemoArgs;
+use super::complaint::complain;
 use crate::config::LogFormat;
 use crate::demo::{self, DemoError, Interrupt, Options};
 use crate::exit::ExitCode;
@@ -14,14 +15,14 @@ pub fn run(args: &DemoArgs) -> ProcessExit {
     let options = match options(args) {
         Ok(options) => options,
         Err(error) => {
-            eprintln!("seqshadow: {error}");
+            complain(&error);
             return ExitCode::Usage.into();
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("seqshadow: the runtime cannot start: {error}");
+            complain(&format!("the runtime cannot start: {error}"));
             return ExitCode::NotReady.into();
         }
     };
@@ -32,7 +33,7 @@ pub fn run(args: &DemoArgs) -> ProcessExit {
         Ok(()) => ProcessExit::SUCCESS,
         Err(error) => {
             if !matches!(error, DemoError::Interrupted(_)) {
-                eprintln!("seqshadow: {error}");
+                complain(&error);
             }
             ProcessExit::from(error.exit_status())
         }

@@ -9,6 +9,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::args::Cli;
+use super::complaint::complain;
 use super::{check, verb};
 use crate::exit::ExitCode;
 use crate::ops::OpsError;
@@ -111,7 +112,7 @@ fn ended(outcome: Result<(), OpsError>) -> ProcessExit {
     match outcome {
         Ok(()) => ExitCode::Success.into(),
         Err(error) => {
-            eprintln!("seqshadow: {error}");
+            complain(&error);
             error.exit_code().into()
         }
     }

@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::args::RunArgs;
+use super::complaint::complain;
 use crate::config::{Environment as ConfigEnvironment, LogFormat, Settings};
 use crate::conninfo::{Conninfo, Environment};
 use crate::console::{Console, place};
@@ -26,14 +27,14 @@ pub fn run(args: &RunArgs) -> ProcessExit {
     let loaded = match args.load(&ConfigEnvironment::of_process()) {
         Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("seqshadow: {error}");
+            complain(&error);
             return ExitCode::Usage.into();
         }
     };
     let log = match logging::init(loaded.settings.log_format, &loaded.settings.log_level) {
         Ok(log) => log,
         Err(error) => {
-            eprintln!("seqshadow: {error}");
+            complain(&error);
             return ExitCode::Usage.into();
         }
     };

@@ -276,10 +276,7 @@ impl<'a> Surveyor<'a> {
         // Before 15 the sequence of an unlogged table is logged all the same: there the publication tells.
         let is_used = self.look.version >= 150_000 || matches!(one.coverage, Some(Coverage::Covered { .. }));
         (is_left && is_used && self.look.is_logged(&one.sequence)).then(|| {
-            let mend = match one.sequence.consumers.first() {
-                Some(consumer) => format!("ALTER TABLE {} SET LOGGED;", consumer.table),
-                None => format!("ALTER SEQUENCE {name} SET LOGGED;"),
-            };
+            let mend = set_logged(&one.sequence);
             format!("the publisher's is not, so that nothing follows it here: on the subscriber {mend}")
         })
     }
@@ -362,6 +359,14 @@ async fn read_states(
         stands(one, reading);
     }
     Ok(())
+}
+
+/// What makes an unlogged sequence durable: a column's own sequence goes with its table.
+pub(crate) fn set_logged(sequence: &Sequence) -> String {
+    match sequence.consumers.first() {
+        Some(consumer) => format!("ALTER TABLE {} SET LOGGED;", consumer.table),
+        None => format!("ALTER SEQUENCE {} SET LOGGED;", sequence.name),
+    }
 }
 
 /// Takes in where a sequence of the subscriber stands.

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::screen::Screen;
 use super::{code, text};
+use crate::cli::complaint::complain;
 use crate::cli::show;
 use crate::cli::verb::Failure;
 use crate::config::Settings;
@@ -94,7 +95,7 @@ fn view(last: &Looked, width: usize) -> String {
 fn print(last: &Looked, json: bool) -> io::Result<()> {
     let text = match last {
         Err(error) => {
-            eprintln!("seqshadow: {error}");
+            complain(&error);
             if json {
                 Failure::new(error, error.exit_code()).print();
             }

@@ -7,7 +7,7 @@ use crate::catalog::Persistence;
 use crate::catalog::coverage::{Coverage, INSIDE_TEXT};
 use crate::keeper::{Hold, Managed, Todo};
 use crate::ops::plan::todo;
-use crate::ops::survey::Surveyed;
+use crate::ops::survey::{Surveyed, set_logged};
 
 const HELD: Code = Code {
     code: "sequence-held",
@@ -133,7 +133,8 @@ fn not_managed(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
         && let Some(why) = one.gaps.first()
     {
         let message = format!("is unlogged, and {why}");
-        return Some(Finding::on_subscriber(&UNLOGGED_HERE, name(&one.managed), message));
+        let finding = Finding::on_subscriber(&UNLOGGED_HERE, name(&one.managed), message);
+        return Some(finding.mend(set_logged(&one.managed.sequence)));
     }
     let message = match one.managed.sequence.persistence {
         Persistence::Permanent => return None,

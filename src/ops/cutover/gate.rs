@@ -208,19 +208,7 @@ impl<'a> Gate<'a> {
             let keep = self.own_sessions();
             writes::stop(control, &keep, patience, &mut self.undo).await??;
         } else if !writes::are_stopped(&self.publisher.client).await? {
-            if by != WritesStopped::AsTheOperatorSays {
-                let database = crate::types::quote_identifier(self.database());
-                return Err(Blocker::new(
-                    "writes-not-stopped",
-                    "nothing keeps the application from writing to the publisher: default_transaction_read_only of \
-                     its database is off",
-                    format!(
-                        "use --stop-writes; or there: ALTER DATABASE {database} SET default_transaction_read_only = \
-                         on; and end its sessions; or say --writes-stopped if they are stopped in another way"
-                    ),
-                )
-                .into());
-            }
+            self.would_be_stopped(by).await?;
             self.notes.push(
                 "that the writes are stopped is the operator's word (--writes-stopped): default_transaction_read_only of \
                  the publisher's database is off, and what keeps the application from writing is not known here"
@@ -229,6 +217,24 @@ impl<'a> Gate<'a> {
         }
         self.nobody_writes(give_up).await?;
         self.nothing_prepared().await
+    }
+
+    /// Whether `by` is enough for the writes to be stopped when it comes to that.
+    pub(super) async fn would_be_stopped(&self, by: WritesStopped) -> Result<(), Stop> {
+        if by != WritesStopped::BySetting || writes::are_stopped(&self.publisher.client).await? {
+            return Ok(());
+        }
+        let database = crate::types::quote_identifier(self.database());
+        Err(Blocker::new(
+            "writes-not-stopped",
+            "nothing keeps the application from writing to the publisher: default_transaction_read_only of its \
+             database is off",
+            format!(
+                "use --stop-writes; or there: ALTER DATABASE {database} SET default_transaction_read_only = on; and \
+                 end its sessions; or say --writes-stopped if they are stopped in another way"
+            ),
+        )
+        .into())
     }
 
     /// No role may have a setting of its own that lets it write on.

@@ -206,6 +206,11 @@ async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) 
     }
     clock.step("looked at everything before the pause", false);
     if request.dry_run {
+        for gate in &*gates {
+            // Last: what else stands against it is more worth to know.
+            let stopped = gate.would_be_stopped(request.writes).await;
+            gate.named(stopped)?;
+        }
         let names = gates.iter().map(|gate| gate.database().to_owned());
         return Ok(Answer::NothingAgainstIt(names.collect()));
     }

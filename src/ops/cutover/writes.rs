@@ -139,7 +139,7 @@ pub(super) async fn may_stop(client: &Client, keep: &[i32]) -> Result<Result<(),
     if let Err(error) = Side::Publisher.run(client, &attempt).await {
         // The transaction is still there where the server refused a statement of it.
         Side::Publisher.run(client, "ROLLBACK").await?;
-        return refused(error, &owner(&quoted));
+        return refused(error, &owner(client).await?);
     }
     let others = other_sessions(client, keep, None).await?;
     // As pg_terminate_backend decides.
@@ -159,8 +159,21 @@ pub(super) async fn may_stop(client: &Client, keep: &[i32]) -> Result<Result<(),
 }
 
 /// What it takes to change a database's setting.
-fn owner(quoted: &str) -> String {
-    format!("GRANT the ownership of database {quoted} to the role, or let a superuser do it")
+async fn owner(client: &Client) -> Result<String, SidesError> {
+    let sql = "SELECT current_database()::text, current_user::text, r.rolname::text, r.rolsuper
+                 FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE d.datname = current_database()";
+    let rows = Side::Publisher.rows(client, sql, &[]).await?;
+    let Some(row) = rows.first() else { return Ok("run it as the owner of the database".to_owned()) };
+    let text = |at| Side::Publisher.get::<String>(row, at).map(|name| quote_identifier(&name));
+    let (database, role, owner) = (text(0)?, text(1)?, text(2)?);
+    // Whoever is a member of a superuser's role can become the superuser.
+    Ok(if Side::Publisher.get(row, 3)? {
+        format!(
+            "run it as {owner}, who owns the database, or there: ALTER DATABASE {database} OWNER TO {role};"
+        )
+    } else {
+        format!("run it as {owner}, who owns the database, or there: GRANT {owner} TO {role};")
+    })
 }
 
 /// What it takes to end sessions.
@@ -187,7 +200,7 @@ pub(super) async fn stop(
         if matches!(&error, SidesError::Sql { source: SqlError::Query(e), .. } if e.as_db_error().is_some()) {
             *undo = None;
         }
-        return refused(error, &owner(&quoted));
+        return refused(error, &owner(client).await?);
     }
     if let Some(undo) = undo {
         undo.stamp = stamp(client).await?;

@@ -129,6 +129,13 @@ async fn writes_that_nothing_stops() {
     let cut = run(&stage.pair, directory.path(), &["--unknown-writes"]);
     assert_eq!((cut.code(), blocker(&cut).as_str()), (1, "writes-not-stopped"), "{}", cut.all());
     assert!(!certificate.exists());
+    let rehearsed = run(&stage.pair, directory.path(), &["--unknown-writes", "--dry-run"]);
+    assert_eq!(
+        (rehearsed.code(), blocker(&rehearsed).as_str()),
+        (1, "writes-not-stopped"),
+        "{}",
+        rehearsed.all()
+    );
     // The operator's word, and then his setting.
     let cut = run(&stage.pair, directory.path(), &[]);
     assert_eq!(cut.code(), 0, "{}", cut.all());

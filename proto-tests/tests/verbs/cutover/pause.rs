@@ -102,8 +102,11 @@ async fn the_rights_to_stop_writes_are_tried_before_the_pause() {
     let owner = dry(&pair);
     assert_eq!((owner.code(), blocker(&owner).as_str()), (1, "may-not-stop-writes"), "{}", owner.all());
     let said = |finished: &Finished| finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(said(&owner).contains("GRANT the ownership of database shop"), "{}", owner.all());
-    admin.batch_execute("ALTER DATABASE shop OWNER TO shadow").await.unwrap();
+    assert!(said(&owner).contains("there: ALTER DATABASE shop OWNER TO shadow;"), "{}", owner.all());
+    admin.batch_execute("CREATE ROLE boss; ALTER DATABASE shop OWNER TO boss").await.unwrap();
+    let owner = dry(&pair);
+    assert!(said(&owner).contains("there: GRANT boss TO shadow;"), "{}", owner.all());
+    admin.batch_execute("GRANT boss TO shadow").await.unwrap();
     // A superuser's session, and then one of another role.
     let superuser = dry(&pair);
     assert_eq!(blocker(&superuser), "may-not-stop-writes", "{}", superuser.all());

@@ -86,7 +86,7 @@ async fn with_writes_that_the_operator_has_stopped_and_few_rights() {
     let publisher = format!("--publisher={}", stage.pair.shadow_publisher_conninfo());
     let certificate = directory.path().join("certificate.json");
     let to = format!("--certificate={}", certificate.display());
-    let dry = verb::run(&stage.pair, "cutover", &[&publisher, "--dry-run"]).unwrap();
+    let dry = verb::run(&stage.pair, "cutover", &[&publisher, "--dry-run", "--writes-stopped"]).unwrap();
     assert_eq!(dry.code(), 0, "{}", dry.all());
     assert!(!state(&stage.subscriber, "orders_id_seq").await.unwrap().is_called);
     let cut = verb::run(&stage.pair, "cutover", &[&publisher, &to, "--writes-stopped"]).unwrap();
@@ -154,6 +154,9 @@ async fn without_the_publisher_there_is_a_statement_and_no_certificate() {
     let answers = verb::run(&stage.pair, "cutover", &["--publisher-lost"]).unwrap();
     assert_eq!(answers.code(), 4, "{}", answers.all());
     stage.pair.publisher.kill9();
+    let gone = verb::run(&stage.pair, "cutover", &["--stop-writes"]).unwrap();
+    assert_eq!(gone.code(), 3, "{}", gone.all());
+    assert!(gone.stderr.contains("seqshadow cutover --publisher-lost"), "{}", gone.all());
     let lost = verb::run(&stage.pair, "cutover", &["--publisher-lost", "--json"]).unwrap();
     assert_eq!(lost.code(), 0, "{}", lost.all());
     assert_eq!(lost.json().unwrap()["schema"], "seqshadow.statement/1");
