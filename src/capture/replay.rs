@@ -51,7 +51,7 @@ pub struct Replayed {
     /// Why the recording ended; null where the file is cut off.
     pub ended: Option<String>,
     pub loops: u32,
-    /// Messages of one loop, keepalives included.
+    /// Messages of pgoutput, of one loop; keepalives are among the kinds only.
     pub messages: u64,
     /// Bytes of one loop as they came over the wire.
     pub bytes: u64,
@@ -267,13 +267,15 @@ fn marks(handover: &Handover, header: &super::Header) -> Vec<MarkShown> {
 
 impl Loop {
     fn count(&mut self, record: &Record<'_>) {
-        self.messages = self.messages.saturating_add(1);
         let wire = record.body.len().saturating_add(record.rest).saturating_add(5);
         self.bytes = self.bytes.saturating_add(u64::try_from(wire).unwrap_or(u64::MAX));
         self.micros = self.micros.saturating_add(u64::from(record.micros));
         let kind = match record.body.first() {
             Some(b'k') => "Keepalive",
-            _ => record.body.get(XLOG_HEAD).and_then(|tag| Kind::of(*tag)).map_or("?", Kind::name),
+            _ => {
+                self.messages = self.messages.saturating_add(1);
+                record.body.get(XLOG_HEAD).and_then(|tag| Kind::of(*tag)).map_or("?", Kind::name)
+            }
         };
         let count = self.kinds.entry(kind).or_default();
         *count = count.saturating_add(1);

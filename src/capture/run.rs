@@ -37,6 +37,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 /// As the daemon's: a publisher that is silent for so long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(60);
 
+/// Bytes of a message before the body of its CopyData: `d` and the length.
+const COPY_HEAD: u64 = 5;
+
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -173,7 +176,7 @@ pub async fn capture(
         let kept = format!("the whole blocks before it are in {}", place.partial().display());
         return Err(failed(&slot, &error, &kept));
     }
-    let (messages, file_bytes) = (writer.records(), writer.file_bytes());
+    let (records, file_bytes) = (writer.records(), writer.file_bytes());
     let why = match &ended {
         Ok(reason) => reason.name().to_owned(),
         Err(error) => format!("failed: {error}"),
@@ -184,7 +187,7 @@ pub async fn capture(
     let file = file.get_ref();
     let reason = match ended {
         Ok(reason) => reason,
-        Err(error) if messages == 0 => {
+        Err(error) if records == 0 => {
             place.discard();
             return Err(failed(&slot, &error, "nothing was recorded"));
         }
@@ -208,7 +211,7 @@ pub async fn capture(
         publications: options.publications,
         redacted: request.redact,
         messages,
-        stream_bytes: ending.bytes,
+        stream_bytes: ending.bytes.saturating_add(records.saturating_mul(COPY_HEAD)),
         seconds,
         committed_lsn: committed.to_string(),
         received_lsn: received.to_string(),

@@ -227,6 +227,12 @@ async fn both_ways(stage: &Stage, lsn: Lsn, flags: &[&str], env: &[(&str, &str)]
             (&json!("until_lsn"), &json!(false))
         );
         assert_eq!(slots(stage).await, before, "the slot is where it was");
+        let again = replayed(&files.path(name), &[]);
+        assert_eq!(
+            (&captured["messages"], &captured["stream_bytes"]),
+            (&again["messages"], &again["bytes"]),
+            "both verbs count the same"
+        );
     }
     let [plain, clean] = ["plain", "clean"].map(|name| replayed(&files.path(name), &[]));
     for secret in SECRETS {
