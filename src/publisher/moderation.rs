@@ -4,7 +4,8 @@
 //!
 //! A publisher sends message by message. A reader that wakes for each costs both sides a context switch a message, and
 //! in bulk that is most of the time. So the mark follows the rate: what arrives in [`DELAY`] wakes us once. A quiet
-//! stream has a mark of one byte and loses nothing; at most [`PATIENCE`] goes by until what is below the mark is taken.
+//! stream has a mark of one byte and loses nothing; at most [`PATIENCE`] goes by until what is below the mark is taken,
+//! and [`PATIENCE_IN_BULK`] at the end of bulk.
 
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ const DELAY: Duration = Duration::from_micros(500);
 
 /// After this long whatever is there is read. The timer's own resolution, a millisecond, adds to it.
 const PATIENCE: Duration = Duration::from_millis(1);
+
+/// The same in bulk, where a millisecond is not enough for [`MOST`]: only the end of the bulk waits so long, and what
+/// comes after it falls under [`PATIENCE`] again.
+const PATIENCE_IN_BULK: Duration = Duration::from_millis(10);
 
 /// The rate is measured over no less than this.
 const WINDOW: Duration = Duration::from_millis(1);
@@ -48,7 +53,7 @@ impl Wakeups {
     /// For how long to wait at most before [`overdue`](Self::overdue) has to be called; `None`: as long as one likes.
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
-        self.moderation.is_collecting().then_some(PATIENCE)
+        self.moderation.patience()
     }
 
     /// A read brought `bytes`.
@@ -118,14 +123,18 @@ impl Moderation {
         if near && (wanted > 1) == (self.mark > 1) { None } else { self.set(wanted) }
     }
 
-    /// Nothing came within [`PATIENCE`]: what is there is wanted now. Gives the mark to set.
+    /// Nothing came within [`patience`](Self::patience): what is there is wanted now. Gives the mark to set.
     fn overdue(&mut self) -> Option<u32> {
         if self.mark == 1 { None } else { self.set(1) }
     }
 
-    /// Whether less than what is there may be waiting below the mark.
-    fn is_collecting(&self) -> bool {
-        self.mark > 1
+    /// How long less than the mark may lie there.
+    fn patience(&self) -> Option<Duration> {
+        match self.mark {
+            1 => None,
+            MOST => Some(PATIENCE_IN_BULK),
+            _ => Some(PATIENCE),
+        }
     }
 
     fn set(&mut self, mark: u64) -> Option<u32> {
@@ -169,12 +178,14 @@ mod tests {
         let mut moderation = Moderation::new(now);
         // A few commits a second: none waits.
         assert_eq!(steady(&mut moderation, &mut now, 100, 300, Duration::from_millis(20)), 1);
-        assert!(!moderation.is_collecting());
+        assert_eq!(moderation.patience(), None);
         // 5,000 commits a second of 400 bytes: 2 MB/s.
         let mark = steady(&mut moderation, &mut now, 1000, 400, Duration::from_micros(200));
         assert!((500..=2000).contains(&mark), "{mark}");
+        assert_eq!(moderation.patience(), Some(PATIENCE));
         // Bulk.
         assert_eq!(steady(&mut moderation, &mut now, 1000, 20_000, Duration::from_micros(300)), MOST);
+        assert_eq!(moderation.patience(), Some(PATIENCE_IN_BULK));
         // The next read after a pause ends it.
         assert_eq!(steady(&mut moderation, &mut now, 1, 300, Duration::from_secs(1)), 1);
     }
@@ -217,7 +228,7 @@ mod tests {
                 }
                 if overdue {
                     moderation.overdue();
-                    prop_assert!(!moderation.is_collecting());
+                    prop_assert_eq!(moderation.patience(), None);
                 }
             }
         }
