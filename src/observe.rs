@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use crate::handover::{Handover, Seen};
-use crate::pgoutput::transaction::{CommitPrepared, Prepare, RollbackPrepared};
+use crate::pgoutput::transaction::{Commit, CommitPrepared, Prepare, RollbackPrepared, StreamCommit};
 use crate::pgoutput::{Relation, Sink, Tracked, Truncation, Unreadable};
 use crate::tracking::{Tracking, Watched};
 use crate::types::{Lsn, QualifiedName, quote_identifier};
@@ -64,6 +64,8 @@ pub struct Observer {
     up_to: Lsn,
     rows: u64,
     unknown_tables: bool,
+    /// By the publisher's clock, in microseconds.
+    newest_commit: Option<i64>,
     /// Sequences of which a value could not be read since the last handing over.
     unreadable: BTreeSet<u32>,
 }
@@ -82,6 +84,7 @@ impl Observer {
             up_to: Lsn::ZERO,
             rows: 0,
             unknown_tables: false,
+            newest_commit: None,
             unreadable: BTreeSet::new(),
         }
     }
@@ -119,6 +122,11 @@ impl Observer {
     #[must_use]
     pub fn committed_up_to(&self) -> Lsn {
         self.up_to
+    }
+
+    /// When the newest commit since the last call was made: microseconds of the publisher's clock.
+    pub fn take_newest_commit(&mut self) -> Option<i64> {
+        self.newest_commit.take()
     }
 
     /// Rows with ids so far.
@@ -269,9 +277,10 @@ impl Sink for Observer {
         self.in_transaction = true;
     }
 
-    fn commit(&mut self, _commit_lsn: Lsn, end_lsn: Lsn) {
+    fn commit(&mut self, commit: &Commit) {
         self.in_transaction = false;
-        self.committed(end_lsn, None);
+        self.committed(commit.end_lsn, None);
+        self.newest_commit = Some(commit.commit_time_us);
     }
 
     fn truncate(&mut self, truncation: &Truncation<'_>) {
@@ -298,8 +307,9 @@ impl Sink for Observer {
         self.in_transaction = false;
     }
 
-    fn stream_commit(&mut self, xid: u32, _commit_lsn: Lsn, end_lsn: Lsn) {
-        self.committed(end_lsn, Some(xid));
+    fn stream_commit(&mut self, commit: &StreamCommit) {
+        self.committed(commit.end_lsn, Some(commit.xid));
+        self.newest_commit = Some(commit.commit_time_us);
     }
 
     fn stream_abort(&mut self, xid: u32, subxid: u32) {
@@ -322,6 +332,7 @@ impl Sink for Observer {
 
     fn commit_prepared(&mut self, commit: &CommitPrepared<'_>) {
         self.up_to = self.up_to.max(commit.end_lsn);
+        self.newest_commit = Some(commit.commit_time_us);
     }
 
     fn rollback_prepared(&mut self, rollback: &RollbackPrepared<'_>) {

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use seqshadow::pgoutput::transaction::{CommitPrepared, LogicalMessage, Prepare, RollbackPrepared};
+use seqshadow::pgoutput::transaction::{
+    Commit, CommitPrepared, LogicalMessage, Prepare, RollbackPrepared, StreamCommit,
+};
 use seqshadow::pgoutput::{Relation, Sink, StreamXids, Tracked, Truncation, Unreadable};
 use seqshadow::types::Lsn;
 
@@ -91,7 +93,7 @@ impl Sink for Recorder {
         self.events.push(Event::Begin { final_lsn, xid });
     }
 
-    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) {
+    fn commit(&mut self, &Commit { commit_lsn, end_lsn, .. }: &Commit) {
         self.events.push(Event::Commit { commit_lsn, end_lsn });
     }
 
@@ -109,7 +111,7 @@ impl Sink for Recorder {
         self.events.push(Event::StreamStop { xid });
     }
 
-    fn stream_commit(&mut self, xid: u32, commit_lsn: Lsn, end_lsn: Lsn) {
+    fn stream_commit(&mut self, &StreamCommit { xid, commit_lsn, end_lsn, .. }: &StreamCommit) {
         self.events.push(Event::StreamCommit { xid, commit_lsn, end_lsn });
     }
 

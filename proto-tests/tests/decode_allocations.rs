@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell as Counter;
 
 use proto_tests::encode::{self, Cell, ColumnSpec};
-use seqshadow::pgoutput::transaction::{CommitPrepared, Prepare, RollbackPrepared};
+use seqshadow::pgoutput::transaction::{Commit, CommitPrepared, Prepare, RollbackPrepared, StreamCommit};
 use seqshadow::pgoutput::{
     IdFormat, ProtocolVersion, Relation, Sink, Streaming, Tap, Tracked, Truncation, Unreadable, type_oid,
 };
@@ -55,13 +55,13 @@ impl Sink for Sum {
         self.unreadable += 1;
     }
     fn begin(&mut self, _: Lsn, _: u32) {}
-    fn commit(&mut self, _: Lsn, _: Lsn) {
+    fn commit(&mut self, _: &Commit) {
         self.transactions += 1;
     }
     fn truncate(&mut self, _: &Truncation<'_>) {}
     fn stream_start(&mut self, _: u32, _: bool) {}
     fn stream_stop(&mut self, _: u32) {}
-    fn stream_commit(&mut self, _: u32, _: Lsn, _: Lsn) {}
+    fn stream_commit(&mut self, _: &StreamCommit) {}
     fn stream_abort(&mut self, _: u32, _: u32) {}
     fn begin_prepare(&mut self, _: &Prepare<'_>) {}
     fn prepare(&mut self, _: &Prepare<'_>) {}

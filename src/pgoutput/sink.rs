@@ -4,7 +4,9 @@ use crate::types::Lsn;
 
 use super::id::{IdFormat, Unreadable};
 use super::relation::Relation;
-use super::transaction::{CommitPrepared, LogicalMessage, OidList, Origin, Prepare, RollbackPrepared};
+use super::transaction::{
+    Commit, CommitPrepared, LogicalMessage, OidList, Origin, Prepare, RollbackPrepared, StreamCommit,
+};
 
 /// A column whose values are ids of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub trait Sink {
     fn begin(&mut self, final_lsn: Lsn, xid: u32);
 
     /// All of the transaction was handed on; `end_lsn` is what may be confirmed for it.
-    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn);
+    fn commit(&mut self, commit: &Commit);
 
     /// Tables are emptied when the transaction commits.
     fn truncate(&mut self, truncation: &Truncation<'_>);
@@ -50,7 +52,7 @@ pub trait Sink {
     /// The piece ends; the transaction stays open.
     fn stream_stop(&mut self, xid: u32);
     /// A streamed transaction was committed.
-    fn stream_commit(&mut self, xid: u32, commit_lsn: Lsn, end_lsn: Lsn);
+    fn stream_commit(&mut self, commit: &StreamCommit);
     /// The subtransaction `subxid` of the streamed `xid` was rolled back; all of it when they are equal.
     fn stream_abort(&mut self, xid: u32, subxid: u32);
 

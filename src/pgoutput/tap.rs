@@ -179,7 +179,7 @@ impl Tap {
             }
             Message::StreamCommit(commit) => {
                 self.outside("Stream Commit")?;
-                sink.stream_commit(commit.xid, commit.commit_lsn, commit.end_lsn);
+                sink.stream_commit(&commit);
             }
             Message::StreamAbort(abort) => {
                 self.outside("Stream Abort")?;
@@ -213,7 +213,7 @@ impl Tap {
         let Place::Transaction { final_lsn, .. } = self.place else { return Err(self.misplaced("Commit")) };
         same_lsn("Commit", final_lsn, commit.commit_lsn)?;
         self.place = Place::Idle;
-        sink.commit(commit.commit_lsn, commit.end_lsn);
+        sink.commit(&commit);
         Ok(())
     }
 

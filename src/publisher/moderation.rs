@@ -1,11 +1,20 @@
 //! How much of the stream should be there before we wake for it.
 //!
-//! In: how many bytes each read brought, and when. Out: the socket's receive low-water mark.
+//! In: how many bytes each read brought, and when; how old the commits in it were. Out: the socket's receive low-water
+//! mark.
 //!
 //! A publisher sends message by message. A reader that wakes for each costs both sides a context switch a message, and
-//! in bulk that is most of the time. So the mark follows the rate: what arrives in [`DELAY`] wakes us once. A quiet
-//! stream has a mark of one byte and loses nothing; at most [`PATIENCE`] goes by until what is below the mark is taken,
-//! and [`PATIENCE_IN_BULK`] at the end of bulk.
+//! in bulk that is most of the time. So the mark follows the rate: what arrives in a certain time wakes us once.
+//!
+//! | stream | collects for | and takes what is there after |
+//! |---|---|---|
+//! | quiet | no time: the mark is one byte | |
+//! | commits as they are made | [`DELAY`] | [`PATIENCE`] |
+//! | bulk: a backlog, or a long transaction | [`DELAY_IN_BULK`] | [`PATIENCE_IN_BULK`] |
+//!
+//! Bulk is what has come for [`LONG`] without a [`PAUSE`], and for [`CALM`] without a commit that was fresher than
+//! [`STALE`]. Nobody waits for one row of it: what is not committed is not yet anybody's, and what is a second late is
+//! not much later.
 
 use std::time::Duration;
 
@@ -20,9 +29,21 @@ const DELAY: Duration = Duration::from_micros(500);
 /// After this long whatever is there is read. The timer's own resolution, a millisecond, adds to it.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// The same in bulk, where a millisecond is not enough for [`MOST`]: only the end of the bulk waits so long, and what
-/// comes after it falls under [`PATIENCE`] again.
+/// What it may cost in bulk: a hundredth of [`STALE`] at most, a tenth of [`LONG`].
+const DELAY_IN_BULK: Duration = Duration::from_millis(5);
 const PATIENCE_IN_BULK: Duration = Duration::from_millis(10);
+
+/// A commit that was so old when it was sent is part of a backlog.
+const STALE: Duration = Duration::from_secs(1);
+
+/// So long after a fresh commit another one may follow.
+const CALM: Duration = Duration::from_secs(1);
+
+/// What is shorter is a burst.
+const LONG: Duration = Duration::from_millis(100);
+
+/// Without a byte for so long the stream begins anew.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The rate is measured over no less than this.
 const WINDOW: Duration = Duration::from_millis(1);
@@ -32,9 +53,6 @@ const LEAST: u64 = 256;
 
 /// From here on more is no gain: a wake-up for so much is a hundredth of the time it takes to decode and to send.
 const MOST: u64 = 64 * 1024;
-
-/// A stream so fast is bulk: nobody waits for one row of it, and [`MOST`] is there within a few milliseconds.
-const BULK_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
 
 /// The mark of one stream's socket, set as [`Moderation`] says.
 #[derive(Debug)]
@@ -62,6 +80,12 @@ impl Wakeups {
             let mark = self.moderation.read(now, bytes);
             self.set(mark);
         }
+    }
+
+    /// The newest commit of what was read was so old when the publisher sent it.
+    pub fn committed(&mut self, now: Instant, lag: Duration) {
+        let mark = self.moderation.committed(now, lag);
+        self.set(mark);
     }
 
     /// The wait was as long as it may be: what is there now wakes the reader.
@@ -97,17 +121,36 @@ struct Moderation {
     /// Bytes per second, smoothed.
     rate: u64,
     mark: u64,
+    /// Until then commits are taken as they are made.
+    fresh_until: Instant,
+    last: Instant,
+    /// When it began to flow.
+    flows_since: Instant,
+    in_bulk: bool,
 }
 
 impl Moderation {
     /// A stream of which nothing is known.
     fn new(now: Instant) -> Self {
-        Moderation { since: now, bytes: 0, rate: 0, mark: 1 }
+        Moderation {
+            since: now,
+            bytes: 0,
+            rate: 0,
+            mark: 1,
+            fresh_until: now,
+            last: now,
+            flows_since: now,
+            in_bulk: false,
+        }
     }
 
     /// A read brought `bytes`. Gives the mark to set, if it should be another one from now on.
     fn read(&mut self, now: Instant, bytes: usize) -> Option<u32> {
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if now.saturating_duration_since(self.last) >= PAUSE {
+            self.flows_since = now;
+        }
+        self.last = now;
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < WINDOW {
             return None;
@@ -117,10 +160,24 @@ impl Moderation {
         // A pause ends bulk at once, a single burst does not begin it.
         self.rate = if rate < self.rate / 4 { rate } else { self.rate.midpoint(rate) };
         (self.since, self.bytes) = (now, 0);
-        let wanted = mark_for(self.rate);
+        self.in_bulk = now >= self.fresh_until && now.saturating_duration_since(self.flows_since) >= LONG;
+        let wanted = mark_for(self.rate, self.in_bulk);
         // Each change is a system call.
         let near = wanted >= self.mark / 2 && wanted <= self.mark.saturating_mul(2);
         if near && (wanted > 1) == (self.mark > 1) { None } else { self.set(wanted) }
+    }
+
+    /// A commit came that was `lag` old. Gives the mark to set, if it should be another one from now on.
+    fn committed(&mut self, now: Instant, lag: Duration) -> Option<u32> {
+        if lag >= STALE {
+            return None;
+        }
+        self.fresh_until = now + CALM;
+        if !std::mem::take(&mut self.in_bulk) {
+            return None;
+        }
+        let wanted = mark_for(self.rate, false);
+        if wanted < self.mark { self.set(wanted) } else { None }
     }
 
     /// Nothing came within [`patience`](Self::patience): what is there is wanted now. Gives the mark to set.
@@ -130,10 +187,10 @@ impl Moderation {
 
     /// How long less than the mark may lie there.
     fn patience(&self) -> Option<Duration> {
-        match self.mark {
-            1 => None,
-            MOST => Some(PATIENCE_IN_BULK),
-            _ => Some(PATIENCE),
+        match (self.mark, self.in_bulk) {
+            (1, _) => None,
+            (_, true) => Some(PATIENCE_IN_BULK),
+            (_, false) => Some(PATIENCE),
         }
     }
 
@@ -143,11 +200,9 @@ impl Moderation {
     }
 }
 
-fn mark_for(rate: u64) -> u64 {
-    if rate >= BULK_BYTES_PER_SECOND {
-        return MOST;
-    }
-    let micros = u64::try_from(DELAY.as_micros()).unwrap_or(0);
+fn mark_for(rate: u64, in_bulk: bool) -> u64 {
+    let delay = if in_bulk { DELAY_IN_BULK } else { DELAY };
+    let micros = u64::try_from(delay.as_micros()).unwrap_or(0);
     let within = rate.saturating_mul(micros) / 1_000_000;
     if within < LEAST { 1 } else { within.min(MOST) }
 }
@@ -172,29 +227,57 @@ mod tests {
         moderation.mark
     }
 
+    const FRESH: Duration = Duration::from_millis(1);
+
     #[test]
-    fn the_mark_is_what_arrives_in_half_a_millisecond() {
+    fn commits_as_they_are_made_are_collected_for_half_a_millisecond() {
         let mut now = Instant::now();
         let mut moderation = Moderation::new(now);
         // A few commits a second: none waits.
-        assert_eq!(steady(&mut moderation, &mut now, 100, 300, Duration::from_millis(20)), 1);
+        assert_eq!(steady(&mut moderation, &mut now, 100, 300, Duration::from_millis(60)), 1);
         assert_eq!(moderation.patience(), None);
         // 5,000 commits a second of 400 bytes: 2 MB/s.
-        let mark = steady(&mut moderation, &mut now, 1000, 400, Duration::from_micros(200));
-        assert!((500..=2000).contains(&mark), "{mark}");
+        for _ in 0..1000 {
+            moderation.committed(now, FRESH);
+            steady(&mut moderation, &mut now, 1, 400, Duration::from_micros(200));
+        }
+        assert!((500..=2000).contains(&moderation.mark), "{}", moderation.mark);
         assert_eq!(moderation.patience(), Some(PATIENCE));
-        // Bulk.
-        assert_eq!(steady(&mut moderation, &mut now, 1000, 20_000, Duration::from_micros(300)), MOST);
-        assert_eq!(moderation.patience(), Some(PATIENCE_IN_BULK));
         // The next read after a pause ends it.
         assert_eq!(steady(&mut moderation, &mut now, 1, 300, Duration::from_secs(1)), 1);
+    }
+
+    #[test]
+    fn a_long_transaction_is_bulk_until_a_fresh_commit_comes() {
+        let mut now = Instant::now();
+        let mut moderation = Moderation::new(now);
+        let ten_mb_per_second = |moderation: &mut Moderation, now: &mut Instant, milliseconds: u32| {
+            steady(moderation, now, milliseconds * 2, 5000, Duration::from_micros(500))
+        };
+        let burst = ten_mb_per_second(&mut moderation, &mut now, 90);
+        assert!((2000..10_000).contains(&burst), "{burst}");
+        assert_eq!(moderation.patience(), Some(PATIENCE), "a burst is none");
+        let bulk = ten_mb_per_second(&mut moderation, &mut now, 100);
+        assert!((25_000..=MOST).contains(&bulk), "{bulk}");
+        assert_eq!(moderation.patience(), Some(PATIENCE_IN_BULK));
+        // Of a backlog.
+        assert_eq!(moderation.committed(now, STALE), None);
+        assert_eq!(moderation.patience(), Some(PATIENCE_IN_BULK));
+        // Somebody else's, as it is made.
+        let mark = moderation.committed(now, FRESH).unwrap();
+        assert!((2000..10_000).contains(&mark), "{mark}");
+        assert_eq!(moderation.patience(), Some(PATIENCE));
+        ten_mb_per_second(&mut moderation, &mut now, 900);
+        assert_eq!(moderation.patience(), Some(PATIENCE));
+        ten_mb_per_second(&mut moderation, &mut now, 200);
+        assert_eq!(moderation.patience(), Some(PATIENCE_IN_BULK));
     }
 
     #[test]
     fn what_is_overdue_is_taken_and_bulk_goes_on() {
         let mut now = Instant::now();
         let mut moderation = Moderation::new(now);
-        steady(&mut moderation, &mut now, 100, 60_000, Duration::from_millis(1));
+        steady(&mut moderation, &mut now, 300, 60_000, Duration::from_millis(1));
         assert_eq!(moderation.overdue(), Some(1));
         assert_eq!(moderation.overdue(), None);
         now += Duration::from_millis(2);
@@ -216,13 +299,20 @@ mod tests {
     proptest! {
         #[test]
         fn the_mark_is_never_zero_and_never_more_than_the_most(
-            reads in prop::collection::vec((0_u64..3_000_000, 0_usize..10_000_000, any::<bool>()), 0..200),
+            reads in prop::collection::vec(
+                (0_u64..300_000, 0_usize..10_000_000, any::<bool>(), prop::option::of(0_u64..2000)),
+                0..200,
+            ),
         ) {
             let mut now = Instant::now();
             let mut moderation = Moderation::new(now);
-            for (gap, bytes, overdue) in reads {
+            for (gap, bytes, overdue, lag) in reads {
                 now += Duration::from_micros(gap);
                 if let Some(mark) = moderation.read(now, bytes) {
+                    prop_assert!((1..=65_536).contains(&mark));
+                    prop_assert_eq!(u64::from(mark), moderation.mark);
+                }
+                if let Some(mark) = lag.and_then(|lag| moderation.committed(now, Duration::from_millis(lag))) {
                     prop_assert!((1..=65_536).contains(&mark));
                     prop_assert_eq!(u64::from(mark), moderation.mark);
                 }

@@ -159,8 +159,9 @@ async fn read(
     loop {
         observer.take_limits(&shared.handover);
         match consume(&mut scanner, &mut buffer, tap, observer, shared, wanted, &mut stuck) {
-            Ok(None) => {}
-            Ok(Some(end)) => return end,
+            Ok(Batch { end: Some(end), .. }) => return end,
+            Ok(Batch { lag: Some(lag), .. }) => incoming.wakeups.committed(incoming.silence.since, lag),
+            Ok(Batch { .. }) => {}
             Err(error) => return End::Failed(error),
         }
         observer.give(&shared.handover);
@@ -263,9 +264,9 @@ fn consume(
     shared: &Shared,
     wanted: &Wanted,
     stuck: &mut Stuck,
-) -> Result<Option<End>, ReplicationError> {
+) -> Result<Batch, ReplicationError> {
     let mut progress = *shared.progress.borrow();
-    let end = decode(scanner, buffer, tap, observer, &mut progress, |wal_end, reply_requested| {
+    let batch = decode(scanner, buffer, tap, observer, &mut progress, |wal_end, reply_requested| {
         stuck.keepalive(wal_end, reply_requested);
         if reply_requested {
             wanted.reply.notify_one();
@@ -276,7 +277,17 @@ fn consume(
         *known = progress;
         changed
     });
-    Ok(end)
+    Ok(batch)
+}
+
+/// What decoding a batch showed, marks apart.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// The stream ended in order.
+    pub end: Option<End>,
+    /// How old its newest commit was when the publisher sent the last message; `None` without a commit. Both times are
+    /// of the publisher's clock.
+    pub lag: Option<Duration>,
 }
 
 /// Decodes every whole message in `buffer`, and drops it from there: of a socket, or of a recorded stream. `keepalive`
@@ -291,14 +302,15 @@ pub(crate) fn decode(
     observer: &mut Observer,
     progress: &mut Progress,
     mut keepalive: impl FnMut(Lsn, bool),
-) -> Result<Option<End>, ReplicationError> {
-    let mut end = None;
+) -> Result<Batch, ReplicationError> {
+    let (mut end, mut sent_us) = (None, 0);
     let mut frames = scanner.scan(buffer);
     for frame in frames.by_ref() {
         let frame = frame?;
         match Backend::parse(frame)? {
             Backend::CopyData(body) => match Replication::parse(body)? {
-                Replication::XLogData { start, wal_end, payload, .. } => {
+                Replication::XLogData { start, wal_end, payload, server_time_us } => {
+                    sent_us = server_time_us;
                     tap.feed_cut(payload, frame.rest, observer)?;
                     progress.received = progress.received.max(start);
                     progress.wal_end = progress.wal_end.max(wal_end);
@@ -322,7 +334,10 @@ pub(crate) fn decode(
     let consumed = frames.consumed();
     buffer.advance(consumed);
     progress.committed = observer.committed_up_to();
-    Ok(end)
+    let lag = observer.take_newest_commit().map(|commit_us| {
+        Duration::from_micros(u64::try_from(sent_us.saturating_sub(commit_us)).unwrap_or(0))
+    });
+    Ok(Batch { end, lag })
 }
 
 /// Notices a publisher that waits for a confirmation that cannot come.
