@@ -38,9 +38,19 @@ pub struct Taken {
     pub unreadable: BTreeSet<u32>,
 }
 
+/// One sequence. With many of them each is found out of the cache: this is one line of it.
+#[derive(Clone, Debug, Default)]
+#[repr(align(64))]
+struct Entry {
+    seen: Seen,
+    /// Up to where its ids need no advance; `None`: each may need one.
+    calm: Option<i64>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    entries: Vec<Seen>,
+    /// By dense index.
+    entries: Vec<Entry>,
     dirty: Vec<u32>,
     up_to: Lsn,
     rows: u64,
@@ -49,15 +59,23 @@ struct Inner {
     /// From where on an id is an outlier, by dense index, and of which the stream has yet to hear.
     limits: BTreeMap<u32, i64>,
     new_limits: BTreeSet<u32>,
-    /// Up to where the ids of a sequence need no advance, by dense index; `None`: each may need one.
-    calm: Vec<Option<i64>>,
 }
 
 impl Inner {
+    fn entry(&mut self, slot: u32) -> Option<&mut Entry> {
+        let index = slot as usize;
+        if self.entries.len() <= index {
+            self.entries.resize(index + 1, Entry::default());
+        }
+        self.entries.get_mut(index)
+    }
+}
+
+impl Entry {
     /// Whether what was seen may need an advance.
-    fn is_urgent(&self, slot: u32, descending: bool, seen: &Seen) -> bool {
+    fn is_urgent(&self, descending: bool, seen: &Seen) -> bool {
         let within = |calm: i64, id: i64| if descending { id >= calm } else { id <= calm };
-        let is_calm = match (self.calm.get(slot as usize).copied().flatten(), seen.furthest) {
+        let is_calm = match (self.calm, seen.furthest) {
             (Some(calm), Some(id)) => within(calm, id),
             (_, None) => true,
             (None, Some(_)) => false,
@@ -94,20 +112,18 @@ impl Handover {
         let mut urgent = unknown_tables;
         for (slot, descending, new) in seen {
             changed = true;
-            urgent |= inner.is_urgent(slot, descending, &new);
-            let index = slot as usize;
-            if inner.entries.len() <= index {
-                inner.entries.resize(index + 1, Seen::default());
-            }
-            let Some(entry) = inner.entries.get_mut(index) else { continue };
-            if *entry == Seen::default() {
-                inner.dirty.push(slot);
-            }
+            let Some(entry) = inner.entry(slot) else { continue };
+            urgent |= entry.is_urgent(descending, &new);
+            let entry = &mut entry.seen;
+            let is_first = *entry == Seen::default();
             if new.restarted.is_some() {
                 *entry = new;
             } else {
                 entry.furthest = further(descending, entry.furthest, new.furthest);
                 entry.beyond = further(descending, entry.beyond, new.beyond);
+            }
+            if is_first {
+                inner.dirty.push(slot);
             }
         }
         inner.up_to = inner.up_to.max(up_to);
@@ -128,7 +144,7 @@ impl Handover {
         let mut seen = Vec::with_capacity(inner.dirty.len());
         for slot in inner.dirty.drain(..) {
             if let Some(entry) = inner.entries.get_mut(slot as usize) {
-                seen.push((slot, std::mem::take(entry)));
+                seen.push((slot, std::mem::take(&mut entry.seen)));
             }
         }
         let unknown_tables = std::mem::take(&mut inner.unknown_tables);
@@ -141,7 +157,7 @@ impl Handover {
         let mut inner = self.lock();
         inner.up_to = Lsn::ZERO;
         for entry in &mut inner.entries {
-            entry.restarted = None;
+            entry.seen.restarted = None;
         }
     }
 
@@ -165,12 +181,8 @@ impl Handover {
     pub fn calm_until(&self, calm: &[(u32, Option<i64>)]) {
         let mut inner = self.lock();
         for (slot, until) in calm {
-            let index = *slot as usize;
-            if inner.calm.len() <= index {
-                inner.calm.resize(index + 1, None);
-            }
-            if let Some(known) = inner.calm.get_mut(index) {
-                *known = *until;
+            if let Some(entry) = inner.entry(*slot) {
+                entry.calm = *until;
             }
         }
     }

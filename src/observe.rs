@@ -14,31 +14,48 @@ use crate::pgoutput::{Relation, Sink, Tracked, Truncation, Unreadable};
 use crate::tracking::{Tracking, Watched};
 use crate::types::{Lsn, QualifiedName, quote_identifier};
 
-/// One sequence's maxima. Ids of descending sequences are kept complemented (`!id` turns the order around without
-/// overflowing), so that the hot path only ever asks for the greater one.
+/// One sequence's maximum. Ids of descending sequences are kept complemented (`!id` turns the order around without
+/// overflowing), so that the hot path only ever asks for the greater one. With many sequences each id finds its mark out
+/// of the cache: two marks share a line of it, and what is rare is elsewhere.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     flip: i64,
     limit: i64,
-    furthest: Option<i64>,
+    /// Only if `is_known`.
+    furthest: i64,
+    is_known: bool,
+    dirty: bool,
+    /// There is something in its [`Rare`].
+    has_rare: bool,
+}
+
+/// What most sequences never have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rare {
     beyond: Option<i64>,
     /// The furthest before a truncate that is not committed yet.
     before_truncate: Option<i64>,
     restarted: Option<Lsn>,
-    dirty: bool,
 }
 
 impl Mark {
     fn new(descending: bool) -> Self {
         let flip = if descending { -1 } else { 0 };
-        Mark {
-            flip,
-            limit: i64::MAX,
-            furthest: None,
-            beyond: None,
-            before_truncate: None,
-            restarted: None,
-            dirty: false,
+        Mark { flip, limit: i64::MAX, furthest: 0, is_known: false, dirty: false, has_rare: false }
+    }
+
+    fn furthest(&self) -> Option<i64> {
+        self.is_known.then_some(self.furthest)
+    }
+
+    fn take_furthest(&mut self) -> Option<i64> {
+        std::mem::take(&mut self.is_known).then_some(self.furthest)
+    }
+
+    /// Takes note of `key`, if it is further.
+    fn reach(&mut self, key: Option<i64>) {
+        if let Some(furthest) = self.furthest().max(key) {
+            (self.furthest, self.is_known) = (furthest, true);
         }
     }
 }
@@ -56,6 +73,8 @@ struct OpenRestart {
 pub struct Observer {
     tracking: Arc<Tracking>,
     marks: Vec<Mark>,
+    /// Of the same sequences.
+    rare: Vec<Rare>,
     dirty: Vec<u32>,
     /// By the publisher's relation OID, from Relation messages.
     restarts: HashMap<u32, Vec<u32>>,
@@ -75,6 +94,7 @@ impl Observer {
     pub fn new(tracking: Arc<Tracking>) -> Self {
         let marks = tracking.descending.iter().map(|descending| Mark::new(*descending)).collect();
         Observer {
+            rare: vec![Rare::default(); tracking.descending.len()],
             tracking,
             marks,
             dirty: Vec::new(),
@@ -93,10 +113,12 @@ impl Observer {
     pub fn track(&mut self, tracking: Arc<Tracking>) {
         let known = self.marks.len();
         self.marks.extend(tracking.descending.iter().skip(known).map(|descending| Mark::new(*descending)));
-        for (mark, descending) in self.marks.iter_mut().zip(&tracking.descending) {
+        self.rare.resize(self.marks.len(), Rare::default());
+        for ((mark, rare), descending) in self.marks.iter_mut().zip(&mut self.rare).zip(&tracking.descending)
+        {
             let flip = if *descending { -1 } else { 0 };
             if mark.flip != flip {
-                *mark = Mark::new(*descending);
+                (*mark, *rare) = (Mark::new(*descending), Rare::default());
             }
         }
         self.tracking = tracking;
@@ -138,14 +160,20 @@ impl Observer {
     /// Takes the keeper's new limits. To be called before a batch is decoded, so that it is judged by the newest.
     pub fn take_limits(&mut self, handover: &Handover) {
         for (slot, limit) in handover.take_limits() {
-            let Some(mark) = self.marks.get_mut(slot as usize) else { continue };
+            let Some((mark, rare)) = both(&mut self.marks, &mut self.rare, slot) else { continue };
             mark.limit = limit ^ mark.flip;
             // An id past it must not hide those within it.
-            for known in [&mut mark.furthest, &mut mark.before_truncate] {
-                if known.is_some_and(|key| key > mark.limit) {
-                    mark.beyond = mark.beyond.max(known.take());
-                    touch(&mut mark.dirty, slot, &mut self.dirty);
-                }
+            let is_past = |key: Option<i64>| key.is_some_and(|key| key > mark.limit);
+            let (furthest, before) = (is_past(mark.furthest()), is_past(rare.before_truncate));
+            if furthest {
+                rare.beyond = rare.beyond.max(mark.take_furthest());
+            }
+            if before {
+                rare.beyond = rare.beyond.max(rare.before_truncate.take());
+            }
+            if furthest || before {
+                mark.has_rare = true;
+                touch(&mut mark.dirty, slot, &mut self.dirty);
             }
         }
     }
@@ -155,18 +183,23 @@ impl Observer {
         for slot in std::mem::take(&mut self.unreadable) {
             handover.unreadable(slot);
         }
-        let marks = &mut self.marks;
+        let (marks, all_rare) = (&mut self.marks, &mut self.rare);
         let seen = self.dirty.drain(..).filter_map(|slot| {
             let mark = marks.get_mut(slot as usize)?;
             mark.dirty = false;
             let id = |key: Option<i64>| key.map(|key| key ^ mark.flip);
+            let descending = mark.flip != 0;
+            if !mark.has_rare {
+                return Some((slot, descending, Seen { furthest: id(mark.furthest()), ..Seen::default() }));
+            }
+            let rare = all_rare.get_mut(slot as usize)?;
             // Until the truncate is committed, what was there before it still counts.
-            let furthest = mark.furthest.max(mark.before_truncate);
-            let seen = Seen { furthest: id(furthest), beyond: id(mark.beyond), restarted: mark.restarted };
-            mark.restarted = None;
+            let furthest = mark.furthest().max(rare.before_truncate);
+            let seen = Seen { furthest: id(furthest), beyond: id(rare.beyond), restarted: rare.restarted };
             // Past the limit every id is new to the keeper once; it judges it and then raises the limit or not.
-            mark.beyond = None;
-            Some((slot, mark.flip != 0, seen))
+            *rare = Rare { before_truncate: rare.before_truncate, ..Rare::default() };
+            mark.has_rare = rare.before_truncate.is_some();
+            Some((slot, descending, seen))
         });
         handover.give(seen, self.up_to, self.rows, std::mem::take(&mut self.unknown_tables));
     }
@@ -181,20 +214,30 @@ impl Observer {
             .partition::<Vec<_>, _>(|restart| restart.stream.map(|(xid, _)| xid) == stream_xid);
         self.open_restarts = still_open;
         for slot in now.into_iter().flat_map(|restart| restart.slots) {
-            if let Some(mark) = self.marks.get_mut(slot as usize) {
-                mark.before_truncate = None;
-                mark.beyond = None;
-                mark.restarted = Some(end_lsn);
+            if let Some((mark, rare)) = both(&mut self.marks, &mut self.rare, slot) {
+                *rare = Rare { restarted: Some(end_lsn), ..Rare::default() };
+                mark.has_rare = true;
                 touch(&mut mark.dirty, slot, &mut self.dirty);
             }
+        }
+    }
+
+    /// An id past the limit.
+    #[cold]
+    fn beyond(&mut self, slot: u32, key: i64) {
+        let Some((mark, rare)) = both(&mut self.marks, &mut self.rare, slot) else { return };
+        if rare.beyond.is_none_or(|known| key > known) {
+            rare.beyond = Some(key);
+            mark.has_rare = true;
+            touch(&mut mark.dirty, slot, &mut self.dirty);
         }
     }
 
     /// A truncate that did not happen: what was there before it counts again.
     fn take_back(&mut self, slots: &[u32]) {
         for slot in slots {
-            if let Some(mark) = self.marks.get_mut(*slot as usize) {
-                mark.furthest = mark.furthest.max(mark.before_truncate.take());
+            if let Some((mark, rare)) = both(&mut self.marks, &mut self.rare, *slot) {
+                mark.reach(rare.before_truncate.take());
                 touch(&mut mark.dirty, *slot, &mut self.dirty);
             }
         }
@@ -209,6 +252,11 @@ impl Observer {
             self.take_back(&restart.slots);
         }
     }
+}
+
+/// What there is of one sequence.
+fn both<'a>(marks: &'a mut [Mark], rare: &'a mut [Rare], slot: u32) -> Option<(&'a mut Mark, &'a mut Rare)> {
+    marks.get_mut(slot as usize).zip(rare.get_mut(slot as usize))
 }
 
 #[inline]
@@ -248,9 +296,11 @@ impl Sink for Observer {
         self.rows = self.rows.wrapping_add(1);
         let Some(mark) = self.marks.get_mut(slot as usize) else { return };
         let key = id ^ mark.flip;
-        let best = if key <= mark.limit { &mut mark.furthest } else { &mut mark.beyond };
-        if best.is_none_or(|known| key > known) {
-            *best = Some(key);
+        if key > mark.limit {
+            return self.beyond(slot, key);
+        }
+        if !mark.is_known || key > mark.furthest {
+            (mark.furthest, mark.is_known) = (key, true);
             touch(&mut mark.dirty, slot, &mut self.dirty);
         }
     }
@@ -290,8 +340,9 @@ impl Sink for Observer {
         let slots: Vec<u32> =
             truncation.relations.filter_map(|oid| self.restarts.get(&oid)).flatten().copied().collect();
         for slot in &slots {
-            if let Some(mark) = self.marks.get_mut(*slot as usize) {
-                mark.before_truncate = mark.before_truncate.max(mark.furthest.take());
+            if let Some((mark, rare)) = both(&mut self.marks, &mut self.rare, *slot) {
+                rare.before_truncate = rare.before_truncate.max(mark.take_furthest());
+                mark.has_rare = true;
             }
         }
         let stream = truncation.stream.map(|by| (by.xid, by.subxid));
