@@ -1,10 +1,11 @@
-//! The certificate: per sequence the proof that its next value is past everything, and a checksum over all of it.
+//! The certificate: per sequence the proof that its next value is past everything, or what else it is past and why no more
+//! is known, and a checksum over all of it.
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::ops::OpsError;
-use crate::ops::verify::Proof;
+use crate::ops::verify::{PAST_PUBLISHER, Proof};
 
 /// The name and version of the JSON.
 pub const SCHEMA: &str = "seqshadow.certificate/1";
@@ -89,6 +90,15 @@ impl Certificate {
             timings,
             databases,
         }
+    }
+
+    /// How many sequences are proven past everything, and how many past the publisher's own only, as no column is known
+    /// that tells of their ids.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let proofs = self.databases.iter().flat_map(|one| &one.sequences).map(|one| &one.proof);
+        let (publisher, all): (Vec<_>, Vec<_>) = proofs.partition(|proof| proof.verdict == PAST_PUBLISHER);
+        (all.len(), publisher.len())
     }
 
     /// The file's text. `grep -v '"sha256"' FILE | sha256sum` gives what the line says.
