@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::{Client, Error, Row};
 
-use super::{Sequence, Suspect};
+use super::{Persistence, Sequence, Suspect};
 use crate::types::{Oid, QualifiedName, quote_identifier};
 
 /// Defaults of columns and of domains that turn a text into a sequence: functions 1574, `nextval(regclass)`, and 1079,
@@ -124,7 +124,8 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     fn of(sequences: &'a [Sequence], path: Vec<String>) -> Self {
         let mut by_name: HashMap<&str, Vec<&Sequence>> = HashMap::new();
-        for sequence in sequences {
+        // Those of a session are its own affair.
+        for sequence in sequences.iter().filter(|one| one.persistence != Persistence::Temporary) {
             by_name.entry(&sequence.name.name).or_default().push(sequence);
         }
         let path = path.into_iter().take_while(|schema| schema != "$user").collect();
@@ -148,7 +149,7 @@ impl<'a> Names<'a> {
 }
 
 /// Splits `a.B."C"` as the server does: without quotes letters become small. `None` where it is no such list.
-fn identifiers(text: &str, separator: char) -> Option<Vec<String>> {
+pub(super) fn identifiers(text: &str, separator: char) -> Option<Vec<String>> {
     let mut found = Vec::new();
     let mut rest = text.chars().peekable();
     loop {

@@ -1,14 +1,15 @@
 //! Who may take values of a sequence that no column is known to use: functions that mention it. A hint for people, never a
 //! mark: what a function makes of a value is its own affair.
 //!
-//! In: a connection, and the sequences without a column. Out: [`Suspect`]s, by sequence. Bodies are compared by the names in
-//! them; those that the server has parsed (`BEGIN ATOMIC`, from 14 on) by `pg_depend`. Locks nothing.
+//! In: a connection, and the sequences without a column. Out: [`Suspect`]s, by sequence. Bodies are searched for names between
+//! quotes; those that the server has parsed (`BEGIN ATOMIC`, from 14 on) by `pg_depend`. Locks nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::{Client, Error, Row};
 
 use super::Sequence;
+use super::named_in_text::identifiers;
 use crate::types::{Oid, QualifiedName, quote_identifier, quote_literal};
 
 /// Something that seems to take values of a sequence.
@@ -104,7 +105,7 @@ pub(super) async fn suspects(
 /// The sequences without a column.
 struct Loose<'a> {
     by_oid: HashMap<u32, &'a QualifiedName>,
-    by_name: HashMap<&'a str, Vec<u32>>,
+    by_name: HashMap<&'a str, Vec<&'a Sequence>>,
 }
 
 impl<'a> Loose<'a> {
@@ -112,7 +113,7 @@ impl<'a> Loose<'a> {
         let mut loose = Loose { by_oid: HashMap::new(), by_name: HashMap::new() };
         for sequence in sequences.iter().filter(|sequence| sequence.consumers.is_empty()) {
             loose.by_oid.insert(sequence.oid.0, &sequence.name);
-            loose.by_name.entry(&sequence.name.name).or_default().push(sequence.oid.0);
+            loose.by_name.entry(&sequence.name.name).or_default().push(sequence);
         }
         loose
     }
@@ -122,19 +123,20 @@ impl<'a> Loose<'a> {
         let parsed: Vec<u32> = function.try_get(5)?;
         let mut found: BTreeSet<u32> = parsed.into_iter().filter(|s| self.by_oid.contains_key(s)).collect();
         let text: String = function.try_get(4)?;
-        for name in names(&text) {
-            found.extend(self.by_name.get(name.as_str()).into_iter().flatten());
+        for written in names(&text) {
+            let Some((name, before)) = written.split_last() else { continue };
+            let of_name = self.by_name.get(name.as_str()).into_iter().flatten();
+            let meant = of_name.filter(|s| before.last().is_none_or(|schema| s.name.schema == *schema));
+            found.extend(meant.map(|sequence| sequence.oid.0));
         }
         Ok(found)
     }
 }
 
-/// Everything in a function's text that may be a name: words, as they are and in small letters, and what is in double quotes.
-fn names(text: &str) -> HashSet<String> {
-    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
-    let words = text.split(|c| !is_part(c)).filter(|word| !word.is_empty());
-    let quoted = text.split('"').map(str::to_owned);
-    words.flat_map(|word| [word.to_owned(), word.to_ascii_lowercase()]).chain(quoted).collect()
+/// What stands between quotes in a function's text and is a name, in its parts. However deep the quotes are, and whichever of
+/// them opens: what is no name between them falls through.
+fn names(text: &str) -> impl Iterator<Item = Vec<String>> {
+    text.split('\'').filter_map(|piece| identifiers(piece.trim_end_matches('\\'), '.'))
 }
 
 /// Who calls a function.
@@ -183,13 +185,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_functions_text_is_searched_for_whole_names() {
-        let found = names(
-            "SELECT nextval('Public.order_no') + nextval('\"Größe\".\"Eine Nr\"'::regclass) -- Kürzel_2",
-        );
-        for name in ["order_no", "public", "Größe", "Eine Nr", "Kürzel_2"] {
-            assert!(found.contains(name), "{name}: {found:?}");
-        }
-        assert!(!found.contains("order"), "{found:?}");
+    fn a_functions_text_is_searched_for_names_between_quotes() {
+        let text = "BEGIN NEW.no := nextval('Public.order_no') + nextval('\"Größe\".\"Eine Nr\"'::regclass);
+            EXECUTE 'SELECT nextval(''deep'')'; EXECUTE E'SELECT nextval(\\'escaped\\')'; RETURN loose; END";
+        let mut found: Vec<String> = names(text).map(|parts| parts.join("|")).collect();
+        // What no sequence is called does no harm.
+        found.retain(|name| name != ")");
+        assert_eq!(found, ["public|order_no", "Größe|Eine Nr", "deep", "escaped"]);
     }
 }

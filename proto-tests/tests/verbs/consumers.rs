@@ -92,7 +92,7 @@ async fn a_domains_default_and_a_name_as_text_are_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_domains_default_and_a_name_as_text_are_known_the_other_way_round() {
-    indirect(18, 14).await;
+    indirect(19, 14).await;
 }
 
 /// Somebody alters one of the tables: which sequence its default names is known all the same.
