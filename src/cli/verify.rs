@@ -85,7 +85,10 @@ fn text(verification: &Verification, all: bool) -> String {
     }
     for proof in verification.sequences.iter().filter(|proof| proof.verdict == PAST_PUBLISHER) {
         let reason = proof.reason.clone().unwrap_or_default();
-        out += &hang(&format!("{}: past the publisher's own only: {reason}", proof.sequence), 2);
+        out += &hang(
+            &format!("{} is past the publisher's own, and no more is proven: {reason}", proof.sequence),
+            2,
+        );
     }
     out + &summary(verification)
 }
@@ -99,10 +102,7 @@ fn summary(verification: &Verification) -> String {
     let lsn = &verification.publisher_lsn;
     let only = match past_publisher {
         0 => String::new(),
-        some => format!(
-            "{} past the publisher's own only, as no column tells of the ids\n",
-            count(some, "sequence")
-        ),
+        some => format!("{} past the publisher's own, and no more is proven\n", count(some, "sequence")),
     };
     let told = if !verification.proven {
         let past = past + past_publisher;

@@ -11,7 +11,8 @@ use crate::types::quote_identifier;
 /// The name and version of the JSON that is printed.
 pub const SCHEMA: &str = "seqshadow.verify/1";
 
-/// The verdict on a sequence that was held against the publisher's own only: no column tells of its ids.
+/// The verdict on a sequence that is past the publisher's own, and no more is proven: not every column that takes its values
+/// is known and can be read.
 pub const PAST_PUBLISHER: &str = "past_publisher";
 
 /// The whole answer. Serialized as it is printed with `--json`.

@@ -237,6 +237,10 @@ async fn a_default_that_cannot_be_inverted_proves_nothing_of_its_column() {
     assert_eq!(told(&verified, "public.tens"), is("past_publisher", &["public.t.id"]), "{}", verified.all());
     let reason = one(&verified, "public.tens")["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("public.t.id") && reason.contains("cannot be inverted"), "{reason}");
+    // Without the publisher's there is nothing that it could be past.
+    stage.on_publisher("ALTER TABLE t ALTER id DROP DEFAULT; DROP SEQUENCE tens").await;
+    let alone = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    assert_eq!(told(&alone, "public.tens"), is("unproven", &["public.t.id"]), "{}", alone.all());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -258,6 +262,8 @@ async fn the_certificate_says_which_columns_are_not_known() {
         let reason = one["reason"].as_str().unwrap();
         assert!(reason.starts_with(UNKNOWN) && reason.contains(function), "{one}");
     }
+    let notes = certificate["databases"][0]["notes"].to_string();
+    assert!(SUSPECTED.iter().all(|(_, function, _)| notes.contains(function)), "{notes}");
     let plain = certified("public.plain_id_seq");
     assert_eq!(
         (&plain["verdict"], &plain["columns"][0]),

@@ -72,14 +72,30 @@ pub struct CertifiedSequence {
     pub exact_reason: Option<String>,
 }
 
+impl Certified {
+    /// Tells of columns that could not be looked at, and of what seems to fill one that nobody can name.
+    fn note_columns(&mut self) {
+        let proofs = self.sequences.iter().map(|one| &one.proof);
+        let told = proofs.filter(|proof| !proof.columns.is_empty() || !proof.suspects.is_empty());
+        let notes = told.filter(|proof| proof.verdict == PAST_PUBLISHER).filter_map(|proof| {
+            let reason = proof.reason.as_ref()?;
+            Some(format!("{} is past the publisher's own, and no more is proven: {reason}", proof.sequence))
+        });
+        self.notes.extend(notes);
+    }
+}
+
 impl Certificate {
     /// Puts it together, without the checksum.
     pub(super) fn new(
-        databases: Vec<Certified>,
+        mut databases: Vec<Certified>,
         timings: Vec<Timing>,
         write_pause_ms: u64,
         exact: bool,
     ) -> Self {
+        for one in &mut databases {
+            one.note_columns();
+        }
         Certificate {
             sha256: String::new(),
             schema: SCHEMA,
@@ -92,8 +108,8 @@ impl Certificate {
         }
     }
 
-    /// How many sequences are proven past everything, and how many past the publisher's own only, as no column is known
-    /// that tells of their ids.
+    /// How many sequences are proven past everything, and how many past the publisher's own only, as not every column that
+    /// takes their values is known and can be read.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let proofs = self.databases.iter().flat_map(|one| &one.sequences).map(|one| &one.proof);
