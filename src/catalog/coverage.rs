@@ -68,8 +68,8 @@ pub fn coverage(sequence: &Sequence, published: Option<&HashMap<QualifiedName, P
     if sequence.definition.cycle {
         return Coverage::Blind(vec!["it may CYCLE, so no id is the furthest".to_owned()]);
     }
-    if sequence.consumers.is_empty() {
-        return Coverage::Blind(vec!["no column takes its values from it".to_owned()]);
+    if let Some(unknown) = sequence.without_column() {
+        return Coverage::Blind(vec![unknown]);
     }
     let Some(published) = published else {
         return Coverage::Blind(vec![

@@ -1,13 +1,15 @@
-//! Reads a [`Catalog`] from a server with three set-based queries. Takes no lock on any sequence.
+//! Reads a [`Catalog`] from a server with a few set-based queries. Takes no lock on any sequence.
 //!
-//! Printing a default locks its table, so the defaults are read last and in batches: one that is locked is
-//! [`Readable::NotNow`], and spoils nothing else.
+//! Printing a column's default locks its table, so the defaults are read last and in batches: one that is locked is
+//! [`Readable::NotNow`], and spoils nothing else. Printing a domain's default locks nothing.
 
 use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::{Client, Error, Row};
 
 use super::default_expression::{Shape, classify};
+use super::named_in_text::named;
+use super::suspects::suspects;
 use super::{ByFunction, Catalog, Consumer, Link, Persistence, Privileges, Readable, Sequence};
 use crate::pgoutput::IdFormat;
 use crate::plan::Definition;
@@ -29,13 +31,24 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, format_t
  ORDER BY n.nspname, c.relname";
 
 /// Every column behind which a sequence stands: owned and identity (`pg_depend` from the sequence to the column),
-/// defaults (`pg_depend` from the default to the sequence), and the same column in every partition or inheriting
-/// table below, whose rows get their ids through the parent. Locks no table.
+/// defaults (`pg_depend` from the default to the sequence), defaults of domains in columns without one of their own, and the
+/// same column in every partition or inheriting table below, whose rows get their ids through the parent. Locks no table.
+///
+/// `$1` to `$4`: what [`named`] found, defaults of columns with their sequences and domains with theirs. A domain over a
+/// domain has a copy of that one's default, so that no other than the column's own type counts.
 ///
 /// Every table brings two types of its own, so that only those of the columns are followed to their base: joined with all
 /// types it would take the square of the number of tables.
 const CONSUMERS: &str = "
-WITH RECURSIVE direct AS (
+WITH RECURSIVE domains AS (
+    SELECT d.refobjid AS seq, d.objid AS type
+      FROM pg_depend d
+      JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
+      JOIN pg_type t ON t.oid = d.objid AND t.typtype = 'd'
+     WHERE d.classid = 'pg_type'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'
+    UNION
+    SELECT named.seq, named.type FROM unnest($3::oid[], $4::oid[]) AS named (type, seq)
+), direct AS (
     SELECT d.objid AS seq, d.refobjid AS rel, d.refobjsubid::int2 AS attnum, d.deptype::text AS link
       FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
      WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
@@ -46,6 +59,16 @@ WITH RECURSIVE direct AS (
       JOIN pg_attrdef ad ON ad.oid = d.objid
       JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
      WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'
+    UNION ALL
+    SELECT named.seq, ad.adrelid, ad.adnum, 'd'
+      FROM unnest($1::oid[], $2::oid[]) AS named (def, seq) JOIN pg_attrdef ad ON ad.oid = named.def
+    UNION ALL
+    SELECT domains.seq, a.attrelid, a.attnum, 'd'
+      FROM domains
+      JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = domains.type
+       AND d.classid = 'pg_class'::regclass AND d.objsubid > 0
+      JOIN pg_attribute a ON a.attrelid = d.objid AND a.attnum = d.objsubid AND a.atttypid = domains.type
+     WHERE NOT a.atthasdef AND a.attidentity = ''
 ), consumers AS (
     SELECT direct.seq, direct.rel, a.attname, direct.link, direct.rel AS top, NULL::oid AS parent
       FROM direct JOIN pg_attribute a ON a.attrelid = direct.rel AND a.attnum = direct.attnum
@@ -58,10 +81,10 @@ WITH RECURSIVE direct AS (
       JOIN pg_class c ON c.oid = k.rel AND c.relkind IN ('r', 'p', 'f')
       JOIN pg_attribute a ON a.attrelid = k.rel AND a.attname = k.attname AND NOT a.attisdropped
 ), types AS (
-    SELECT oid AS type, oid AS base, typbasetype FROM pg_type
+    SELECT oid AS type, oid AS base, typbasetype, typtype = 'd' AND typdefaultbin IS NOT NULL AS has_default FROM pg_type
      WHERE typtype <> 'c' AND oid IN (SELECT atttypid FROM columns)
     UNION ALL
-    SELECT types.type, t.oid, t.typbasetype FROM types JOIN pg_type t ON t.oid = types.typbasetype
+    SELECT types.type, t.oid, t.typbasetype, types.has_default FROM types JOIN pg_type t ON t.oid = types.typbasetype
 )
 SELECT k.seq, n.nspname::text, k.relname::text, k.rel, k.attname::text, k.link,
        t.base::regtype::text, k.relkind = 'p',
@@ -72,7 +95,7 @@ SELECT k.seq, n.nspname::text, k.relname::text, k.rel, k.attname::text, k.link,
                   AND i.indpred IS NULL
                   AND (SELECT am.amname = 'btree' FROM pg_class ic JOIN pg_am am ON am.oid = ic.relam
                         WHERE ic.oid = i.indexrelid)),
-       k.rel <> k.top, k.parent
+       k.rel <> k.top, k.parent, CASE WHEN t.has_default THEN t.type END
   FROM columns k
   JOIN pg_namespace n ON n.oid = k.relnamespace
   JOIN types t ON t.type = k.atttypid AND t.typbasetype = 0
@@ -85,6 +108,9 @@ SELECT k.seq, n.nspname::text, k.relname::text, k.rel, k.attname::text, k.link,
 /// The texts of defaults. `pg_get_expr` takes a lock on the table, for as long as the statement runs.
 const EXPRESSIONS: &str = "
 SELECT ad.oid, pg_get_expr(ad.adbin, ad.adrelid) FROM pg_attrdef ad WHERE ad.oid = ANY($1)";
+
+/// The texts of the defaults of domains.
+const DOMAINS: &str = "SELECT t.oid, pg_get_expr(t.typdefaultbin, 0) FROM pg_type t WHERE t.oid = ANY($1)";
 
 /// Leaves out the tables that somebody holds or awaits AccessExclusive on: waiting for each of them takes too long.
 const NOT_LOCKED: &str = " AND ad.adrelid <> ALL (ARRAY(
@@ -100,12 +126,13 @@ const BATCH: usize = 500;
 /// # Errors
 /// The server's or the connection's error, unchanged.
 pub async fn load(client: &Client) -> Result<Catalog, Error> {
-    let (sequences, consumers) =
-        futures_util::future::join(client.query(SEQUENCES, &[]), client.query(CONSUMERS, &[])).await;
-    let (sequences, consumers) = (sequences?, consumers?);
-    let defaults = consumers.iter().filter_map(|row| row.try_get::<_, Option<u32>>(8).transpose());
-    let defaults: BTreeSet<u32> = defaults.collect::<Result<_, Error>>()?;
-    let expressions = expressions(client, &defaults.into_iter().collect::<Vec<_>>()).await?;
+    let rows = client.query(SEQUENCES, &[]).await?;
+    let mut sequences =
+        rows.iter().filter_map(|row| sequence(row).transpose()).collect::<Result<Vec<_>, Error>>()?;
+    let named = named(client, &sequences).await?;
+    let ((defaults, their), (domains, theirs)) = (&named.columns, &named.domains);
+    let consumers = client.query(CONSUMERS, &[defaults, their, domains, theirs]).await?;
+    let expressions = Expressions::read(client, &consumers).await?;
     let mut by_sequence: HashMap<Oid, Vec<Consumer>> = HashMap::new();
     for row in &consumers {
         let sequence = Oid(row.try_get::<_, u32>(0)?);
@@ -125,11 +152,49 @@ pub async fn load(client: &Client) -> Result<Catalog, Error> {
             None => found.push(consumer),
         }
     }
-    let sequences = sequences
-        .iter()
-        .filter_map(|row| sequence(row, &mut by_sequence).transpose())
-        .collect::<Result<Vec<_>, Error>>()?;
+    for sequence in &mut sequences {
+        sequence.consumers = by_sequence.remove(&sequence.oid).unwrap_or_default();
+    }
+    let mut suspected = suspects(client, &sequences).await?;
+    for (sequence, doubt) in named.doubtful {
+        suspected.entry(sequence).or_default().push(doubt);
+    }
+    for sequence in sequences.iter_mut().filter(|sequence| sequence.consumers.is_empty()) {
+        sequence.suspects = suspected.remove(&sequence.oid).unwrap_or_default();
+    }
     Ok(Catalog { sequences })
+}
+
+/// The texts of the defaults of columns and of domains, by OID. What cannot be read now is missing.
+struct Expressions {
+    columns: HashMap<u32, Option<String>>,
+    domains: HashMap<u32, Option<String>>,
+}
+
+impl Expressions {
+    /// Those behind the rows of [`CONSUMERS`].
+    async fn read(client: &Client, consumers: &[Row]) -> Result<Self, Error> {
+        let of = |column: usize| {
+            let found = consumers.iter().filter_map(|row| row.try_get::<_, Option<u32>>(column).transpose());
+            found.collect::<Result<BTreeSet<u32>, Error>>().map(Vec::from_iter)
+        };
+        let mut domains = HashMap::new();
+        let of_domains = of(13)?;
+        if !of_domains.is_empty() {
+            for row in client.query(DOMAINS, &[&of_domains]).await? {
+                domains.insert(row.try_get(0)?, row.try_get(1)?);
+            }
+        }
+        Ok(Expressions { columns: expressions(client, &of(8)?).await?, domains })
+    }
+
+    /// The default that is in force for a column: its own, or that of its domain. `None`: it has none; the inner one: it
+    /// cannot be read now.
+    fn of(&self, row: &Row) -> Result<Option<Option<&Option<String>>>, Error> {
+        let (own, domain) = (row.try_get::<_, Option<u32>>(8)?, row.try_get::<_, Option<u32>>(13)?);
+        let domain = || domain.map(|domain| self.domains.get(&domain));
+        Ok(own.map(|own| self.columns.get(&own)).or_else(domain))
+    }
 }
 
 /// The texts of `defaults` (OIDs of `pg_attrdef`). What cannot be read now is left out.
@@ -157,7 +222,7 @@ async fn expressions(client: &Client, defaults: &[u32]) -> Result<HashMap<u32, O
     Ok(found)
 }
 
-fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Option<Sequence>, Error> {
+fn sequence(row: &Row) -> Result<Option<Sequence>, Error> {
     let oid = Oid(row.try_get::<_, u32>(0)?);
     let definition = Definition::new(
         row.try_get(5)?,
@@ -191,19 +256,19 @@ fn sequence(row: &Row, consumers: &mut HashMap<Oid, Vec<Consumer>>) -> Result<Op
         data_type: row.try_get(4)?,
         definition,
         privileges: Privileges { schema, usage, select, update, owner, function: ByFunction::Unused },
-        consumers: consumers.remove(&oid).unwrap_or_default(),
+        consumers: Vec::new(),
+        suspects: Vec::new(),
     }))
 }
 
-fn consumer(row: &Row, expressions: &HashMap<u32, Option<String>>) -> Result<Consumer, Error> {
+fn consumer(row: &Row, expressions: &Expressions) -> Result<Consumer, Error> {
     let link = match row.try_get::<_, String>(5)?.as_str() {
         "i" => Link::Identity,
         "a" => Link::Owned,
         _ => Link::Default,
     };
     let base_type: String = row.try_get(6)?;
-    let default: Option<u32> = row.try_get(8)?;
-    let expression = default.map(|default| expressions.get(&default));
+    let expression = expressions.of(row)?;
     let (range, numeric) = match base_type.as_str() {
         "smallint" => (i64::from(i16::MIN)..=i64::from(i16::MAX), true),
         "integer" => (i64::from(i32::MIN)..=i64::from(i32::MAX), true),

@@ -6,11 +6,14 @@
 pub mod coverage;
 pub mod default_expression;
 mod load;
+mod named_in_text;
+mod suspects;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 pub use load::load;
+pub use suspects::Suspect;
 
 use crate::pgoutput::IdFormat;
 use crate::plan::{Bounds, Definition};
@@ -123,6 +126,8 @@ pub struct Sequence {
     pub definition: Definition,
     pub privileges: Privileges,
     pub consumers: Vec<Consumer>,
+    /// Without a consumer: who seems to take its values all the same.
+    pub suspects: Vec<Suspect>,
 }
 
 impl Sequence {
@@ -180,7 +185,40 @@ impl Sequence {
             .collect();
         if names.is_empty() { "no column".to_owned() } else { names.join(", ") }
     }
+
+    /// Where no column is known to take its values: that, and who seems to take them for one.
+    #[must_use]
+    pub fn without_column(&self) -> Option<String> {
+        if !self.consumers.is_empty() {
+            return None;
+        }
+        let suspects = self.suspects.iter().take(SUSPECTS_NAMED).map(|suspect| suspect.what.as_str());
+        let told: Vec<&str> = [NO_COLUMN_KNOWN].into_iter().chain(suspects).collect();
+        let more = match self.suspects.len().saturating_sub(SUSPECTS_NAMED) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        Some(told.join("; ") + &more)
+    }
+
+    /// The SQL that makes the columns known that take its values unchanged, one statement each, for the subscriber.
+    #[must_use]
+    pub fn naming_sql(&self) -> Vec<String> {
+        let mends: Vec<String> =
+            self.suspects.iter().take(SUSPECTS_NAMED).filter_map(|suspect| suspect.mend.clone()).collect();
+        if mends.is_empty() {
+            vec![format!("ALTER SEQUENCE {} OWNED BY TABLE.COLUMN;", self.name)]
+        } else {
+            mends
+        }
+    }
 }
+
+/// What is said of a sequence without a consumer: it may have one that nobody can name with certainty.
+pub(crate) const NO_COLUMN_KNOWN: &str = "no column is known to take its values";
+
+/// So many suspects of a sequence are told.
+const SUSPECTS_NAMED: usize = 3;
 
 /// All sequences of one database, sorted by name.
 #[derive(Clone, Debug, Default)]

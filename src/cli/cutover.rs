@@ -325,12 +325,20 @@ impl Watch for Screen {
 }
 
 fn yes(certificate: &Certificate, written: &str) -> String {
-    let sequences: usize = certificate.databases.iter().map(|one| one.sequences.len()).sum();
-    let mut out = format!(
-        "\nYES: {} of {} proven past everything.\n",
-        count(sequences, "sequence"),
-        count(certificate.databases.len(), "database")
+    let (sequences, others) = certificate.counts();
+    let others = match others {
+        0 => String::new(),
+        others => format!(", {others} more past the publisher's own only"),
+    };
+    let mut out = hang(
+        &format!(
+            "YES: {} of {} proven past everything{others}.",
+            count(sequences, "sequence"),
+            count(certificate.databases.len(), "database")
+        ),
+        5,
     );
+    out.insert(0, '\n');
     let pause = std::time::Duration::from_millis(certificate.write_pause_ms).as_secs_f64();
     out += &format!("The write pause until the proof was {pause:.3} s, and goes on.\n");
     for one in &certificate.databases {

@@ -8,10 +8,14 @@ use super::args::VerbArgs;
 use super::show::{Align, Listing, count, maybe};
 use super::verb;
 use super::verify_data::{self, DataArgs};
+use crate::demo::text::hang;
 use crate::exit::ExitCode;
 use crate::ops::survey::{Depth, Surveyor};
-use crate::ops::verify::{Proof, Verification};
+use crate::ops::verify::{PAST_PUBLISHER, Proof, Verification};
 use crate::sides::{Needs, Sides};
+
+/// So many columns of a sequence are named.
+const COLUMNS_NAMED: usize = 3;
 
 /// Flags of `verify`.
 #[derive(Args, Clone, Debug)]
@@ -66,40 +70,60 @@ fn text(verification: &Verification, all: bool) -> String {
             maybe(proof.furthest_id),
             maybe(proof.next_value),
             maybe(margin),
-            proof.verdict.to_owned(),
+            proof.verdict.replace('_', " "),
         ]);
     }
     let mut out = if listing.is_empty() { String::new() } else { listing.render() + "\n" };
     for proof in verification.sequences.iter().filter(is_open) {
         let reason = proof.reason.clone().unwrap_or_default();
-        out += &crate::demo::text::hang(&format!("{}: {reason}", proof.sequence), 2);
+        out += &hang(&format!("{}{}: {reason}", proof.sequence, columns(proof)), 2);
     }
     for proof in verification.sequences.iter().filter(|proof| !proof.set_aside.is_empty()) {
         let ids: Vec<String> = proof.set_aside.iter().map(ToString::to_string).collect();
         let ids = ids.join(", ");
-        out += &crate::demo::text::hang(
-            &format!("{}: set aside, and so not part of the proof: {ids}", proof.sequence),
+        out += &hang(&format!("{}: set aside, and so not part of the proof: {ids}", proof.sequence), 2);
+    }
+    for proof in verification.sequences.iter().filter(|proof| proof.verdict == PAST_PUBLISHER) {
+        let reason = proof.reason.clone().unwrap_or_default();
+        out += &hang(
+            &format!("{} is past the publisher's own, and no more is proven: {reason}", proof.sequence),
             2,
         );
     }
-    for proof in verification.sequences.iter().filter(|proof| proof.no_column && proof.verdict == "past") {
-        let what = "no column is known to use it; it is past the publisher's own";
-        out += &crate::demo::text::hang(&format!("{}: {what}", proof.sequence), 2);
-    }
-    let with = |verdict| verification.sequences.iter().filter(|p| p.verdict == verdict).count();
-    let (past, behind, unproven, excluded) =
-        (with("past"), with("behind"), with("unproven"), with("excluded"));
+    out + &summary(verification)
+}
+
+/// How many stand where.
+fn summary(verification: &Verification) -> String {
+    let with = |verdict| verification.sequences.iter().filter(|proof| proof.verdict == verdict).count();
+    let (past, past_publisher) = (with("past"), with(PAST_PUBLISHER));
+    let (behind, unproven, excluded) = (with("behind"), with("unproven"), with("excluded"));
     let excluded = if excluded > 0 { format!(", {excluded} excluded") } else { String::new() };
-    out + &if verification.proven {
+    let lsn = &verification.publisher_lsn;
+    let only = match past_publisher {
+        0 => String::new(),
+        some => format!("{} past the publisher's own, and no more is proven\n", count(some, "sequence")),
+    };
+    let told = if !verification.proven {
+        let past = past + past_publisher;
+        format!("NOT proven: {behind} behind, {unproven} unproven; {past} past, up to {lsn}{excluded}\n")
+    } else if past > 0 {
         format!(
-            "{} proven: every next value is past every id up to {}{excluded}\n",
-            count(past, "sequence"),
-            verification.publisher_lsn
+            "{} proven: every next value is past every id up to {lsn}{excluded}\n",
+            count(past, "sequence")
         )
     } else {
-        format!(
-            "NOT proven: {behind} behind, {unproven} unproven; {past} past, up to {}{excluded}\n",
-            verification.publisher_lsn
-        )
+        format!("no next value is behind, up to {lsn}{excluded}\n")
+    };
+    only + &told
+}
+
+/// The first columns of a sequence, in brackets.
+fn columns(proof: &Proof) -> String {
+    let shown = proof.columns.iter().take(COLUMNS_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match proof.columns.len().saturating_sub(COLUMNS_NAMED) {
+        _ if shown.is_empty() => String::new(),
+        0 => format!(" ({shown})"),
+        more => format!(" ({shown} and {more} more)"),
     }
 }

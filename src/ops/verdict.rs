@@ -3,13 +3,16 @@
 //! In: a [`Surveyed`] sequence. Out: its [`Verdict`]. No IO.
 
 use super::survey::Surveyed;
+use crate::catalog::{Consumer, Readable};
 use crate::plan::State;
 use crate::publisher::look::PublisherValue;
+use crate::types::quote_identifier;
 
 /// Whether a sequence is proven to be past everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The next value is past every id that is known, and nothing was left out.
+    /// The next value is past every id that is known, and nothing was left out: of the publisher's sequence, and of the
+    /// columns, as far as there are any that can be read ([`Surveyed::not_by_columns`]).
     Past,
     /// The next value is not past the furthest id.
     Behind,
@@ -65,7 +68,9 @@ impl Surveyed {
             ));
         }
         match value {
-            Some(value) if value.absent && one.mark().is_none() && one.sequence.consumers.is_empty() => {
+            Some(value)
+                if value.absent && one.mark().is_none() && !one.sequence.consumers.iter().any(may_tell) =>
+            {
                 return Verdict::Unproven(
                     "there is no such sequence on the publisher, and no column here tells of it".to_owned(),
                 );
@@ -77,6 +82,37 @@ impl Surveyed {
         }
         if self.gaps.is_empty() { Verdict::Past } else { Verdict::Unproven(self.gaps.join("; ")) }
     }
+
+    /// Why [`Verdict::Past`] does not mean past every id, but past the publisher's own sequence: no column is known to take
+    /// its values, or what one holds cannot be turned back into ids. With what to do.
+    #[must_use]
+    pub fn not_by_columns(&self) -> Option<String> {
+        let sequence = &self.managed.sequence;
+        if let Some(unknown) = sequence.without_column() {
+            return Some(format!(
+                "{unknown}; where a column holds its values unchanged, this on the subscriber makes it known: {}",
+                sequence.naming_sql().join(" ")
+            ));
+        }
+        let unread: Vec<String> = sequence
+            .consumers
+            .iter()
+            .filter(|consumer| !consumer.inherited)
+            .filter_map(|consumer| match consumer.readable {
+                Readable::No(why) => {
+                    let column = format!("{}.{}", consumer.table, quote_identifier(&consumer.column));
+                    Some(format!("{column} was not looked at: {why}"))
+                }
+                _ => None,
+            })
+            .collect();
+        (!unread.is_empty()).then(|| unread.join("; "))
+    }
+}
+
+/// Whether the ids in a column can be told.
+fn may_tell(consumer: &Consumer) -> bool {
+    !matches!(consumer.readable, Readable::No(_))
 }
 
 fn cycling(here: State, value: Option<&PublisherValue>) -> Verdict {

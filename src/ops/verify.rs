@@ -4,10 +4,16 @@ use serde::Serialize;
 
 use super::survey::{Survey, Surveyed};
 use super::verdict::Verdict;
+use crate::catalog::Sequence;
 use crate::plan::State;
+use crate::types::quote_identifier;
 
 /// The name and version of the JSON that is printed.
 pub const SCHEMA: &str = "seqshadow.verify/1";
+
+/// The verdict on a sequence that is past the publisher's own, and no more is proven: not every column that takes its values
+/// is known and can be read.
+pub const PAST_PUBLISHER: &str = "past_publisher";
 
 /// The whole answer. Serialized as it is printed with `--json`.
 #[derive(Clone, Debug, Serialize)]
@@ -27,10 +33,14 @@ pub struct Verification {
 pub struct Proof {
     /// `schema.name`, quoted where SQL needs it.
     pub sequence: String,
-    /// `past`, `behind`, `unproven` or `excluded`.
+    /// `past`, [`PAST_PUBLISHER`], `behind`, `unproven` or `excluded`.
     pub verdict: &'static str,
-    /// Why it is not proven, or is left out.
+    /// Why it is not proven, or not past every id, or is left out.
     pub reason: Option<String>,
+    /// The columns that are known to take its values.
+    pub columns: Vec<String>,
+    /// Without a column: who seems to take its values all the same.
+    pub suspects: Vec<String>,
     /// `last_value` of the publisher's sequence; of an uncalled one the id before its first.
     pub publisher_value: Option<i64>,
     /// The furthest id known, from whichever source.
@@ -43,9 +53,6 @@ pub struct Proof {
     pub margin: Option<u64>,
     /// Ids too far out to follow: the exceptions to the proof.
     pub set_aside: Vec<i64>,
-    /// No column is known to use it, so that it was held against the publisher's own only.
-    #[serde(skip)]
-    pub no_column: bool,
 }
 
 impl Verification {
@@ -57,8 +64,8 @@ impl Verification {
             schema: SCHEMA,
             at: super::now(),
             publisher_lsn: survey.tag.to_string(),
-            proven: sequences.iter().any(|p| p.verdict == "past")
-                && sequences.iter().all(|p| matches!(p.verdict, "past" | "excluded")),
+            proven: sequences.iter().any(Proof::is_past)
+                && sequences.iter().all(|proof| proof.is_past() || proof.verdict == "excluded"),
             sequences,
         }
     }
@@ -72,8 +79,10 @@ impl Proof {
         let verdict = one.verdict(role);
         let definition = &managed.sequence.definition;
         let mark = managed.mark();
+        let not_by_columns = one.not_by_columns().filter(|_| verdict == Verdict::Past);
+        let word = if not_by_columns.is_some() { PAST_PUBLISHER } else { verdict.as_str() };
         let reason = match &verdict {
-            Verdict::Past => None,
+            Verdict::Past => not_by_columns,
             Verdict::Behind => Some("its next value is in use, or will be".to_owned()),
             Verdict::Unproven(why) => Some(why.clone()),
             Verdict::Excluded(why) => Some((*why).to_owned()),
@@ -81,15 +90,28 @@ impl Proof {
         let state: Option<State> = managed.publisher_value().and_then(|value| value.state);
         Proof {
             sequence: managed.sequence.name.to_string(),
-            verdict: verdict.as_str(),
+            verdict: word,
             reason,
+            columns: columns(&managed.sequence),
+            suspects: managed.sequence.suspects.iter().map(|suspect| suspect.what.clone()).collect(),
             publisher_value: state.and_then(|state| state.mark(definition)),
             furthest_id: mark.map(|(mark, _)| mark),
             source: mark.map(|(_, source)| source.as_str()),
             next_value: managed.state.and_then(|state| state.next(definition)),
             margin: managed.lead_steps(),
             set_aside: managed.set_aside().collect(),
-            no_column: managed.sequence.consumers.is_empty(),
         }
     }
+
+    /// Whether the next value is past everything that it was held against.
+    #[must_use]
+    pub fn is_past(&self) -> bool {
+        matches!(self.verdict, "past" | PAST_PUBLISHER)
+    }
+}
+
+/// Its columns by name, without those that have it from a table above.
+fn columns(sequence: &Sequence) -> Vec<String> {
+    let own = sequence.consumers.iter().filter(|consumer| !consumer.inherited);
+    own.map(|consumer| format!("{}.{}", consumer.table, quote_identifier(&consumer.column))).collect()
 }

@@ -83,7 +83,7 @@ async fn the_start_is_one_line_of_counts_and_one_for_each_sequence_that_is_not_c
         assert!(summary.contains(count), "expected {count} in {summary}");
     }
     let expected = [
-        ("public.standalone", "blind", "no column takes its values from it"),
+        ("public.standalone", "blind", "no column is known to take its values"),
         ("public.cycling", "blind", "CYCLE"),
         ("public.arithmetic", "blind", "public.times_ten.id: the column's default cannot be inverted"),
         ("public.not_published_id_seq", "blind", "public.not_published is not published"),

@@ -9,6 +9,7 @@ mod advancing;
 mod another_publisher;
 mod changes_while_running;
 mod cycle;
+mod defaults_that_name_no_column;
 mod demo;
 mod excludes_reloaded;
 mod exit_codes;

@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod compare;
 mod console;
+mod consumers;
 mod createsubscriber;
 mod cutover;
 mod documented;

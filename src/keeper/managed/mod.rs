@@ -552,6 +552,7 @@ mod tests {
             definition: Definition::new(1, 1, 1, i64::MAX, 1, false).unwrap(),
             privileges: Privileges::default(),
             consumers: Vec::new(),
+            suspects: Vec::new(),
         };
         Managed::new(0, sequence, false)
     }

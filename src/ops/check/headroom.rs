@@ -240,6 +240,7 @@ mod tests {
             definition: Definition::new(start, increment, min, max, 1, false).unwrap(),
             privileges: Privileges::default(),
             consumers: Vec::new(),
+            suspects: Vec::new(),
         }
     }
 

@@ -24,6 +24,11 @@ const NOT_COVERED: Code = Code {
     severity: Severity::Notice,
     meaning: "The stream does not show every id of this sequence, so that it is followed by polling the publisher.",
 };
+const COLUMN_UNKNOWN: Code = Code {
+    code: "sequence-column-unknown",
+    severity: Severity::Warning,
+    meaning: "Something seems to take values of this sequence for a column that cannot be named with certainty: no table is looked at for it, and nothing proves it past every id.",
+};
 const CYCLES: Code = Code {
     code: "sequence-cycles",
     severity: Severity::Notice,
@@ -58,11 +63,16 @@ const SET_ASIDE: Code = Code {
 /// Ids inside text have no other way; an index helps a column of integers.
 const SCAN: &str = "give verify and cutover --full: they scan such columns on the subscriber";
 
+/// The same for each, so that it is told once.
+const NAME_COLUMN: &str =
+    "if a column takes its values, on the subscriber: ALTER SEQUENCE ... OWNED BY TABLE.COLUMN;";
+
 /// What this file finds.
 pub(super) const CODES: &[Code] = &[
     HELD,
     COVERED_IN_PART,
     NOT_COVERED,
+    COLUMN_UNKNOWN,
     CYCLES,
     NOT_MANAGED,
     UNLOGGED_HERE,
@@ -76,8 +86,17 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
         let all = context.survey.sequences.iter();
         bundle(all.filter_map(|one| told(one, context)).collect(), "sequence")
     };
-    let followed: [fn(&Surveyed, &Context<'_>) -> Option<Finding>; 8] =
-        [held, covered_in_part, not_covered, cycles, not_managed, unread, not_looked_at, set_aside];
+    let followed: [fn(&Surveyed, &Context<'_>) -> Option<Finding>; 9] = [
+        held,
+        covered_in_part,
+        not_covered,
+        column_unknown,
+        cycles,
+        not_managed,
+        unread,
+        not_looked_at,
+        set_aside,
+    ];
     followed.into_iter().flat_map(of).collect()
 }
 
@@ -117,9 +136,22 @@ fn covered_in_part(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
 
 fn not_covered(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     let Some(Coverage::Blind(why)) = &one.managed.coverage else { return None };
-    let told = one.managed.excluded.is_none() && !one.managed.cycles();
+    let is_suspected = !one.managed.sequence.suspects.is_empty();
+    let told = one.managed.excluded.is_none() && !one.managed.cycles() && !is_suspected;
     let message = format!("is followed by polling: {}", why.join("; "));
-    told.then(|| Finding::new(&NOT_COVERED, name(&one.managed), message))
+    let finding = Finding::new(&NOT_COVERED, name(&one.managed), message);
+    let has_column = !one.managed.sequence.consumers.is_empty();
+    told.then(|| if has_column { finding } else { finding.mend(NAME_COLUMN) })
+}
+
+fn column_unknown(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
+    let sequence = &one.managed.sequence;
+    let told = one.managed.excluded.is_none() && !sequence.suspects.is_empty();
+    let unknown = sequence.without_column().filter(|_| told)?;
+    let message = format!("{unknown}; is followed by polling, by the publisher's own alone");
+    let mend = "-- where the column holds its values unchanged, this makes it known:";
+    let mend = [mend.to_owned()].into_iter().chain(sequence.naming_sql()).collect::<Vec<_>>().join("\n");
+    Some(Finding::on_subscriber(&COLUMN_UNKNOWN, name(&one.managed), message).mend(mend))
 }
 
 fn cycles(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {

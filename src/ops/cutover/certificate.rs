@@ -1,10 +1,11 @@
-//! The certificate: per sequence the proof that its next value is past everything, and a checksum over all of it.
+//! The certificate: per sequence the proof that its next value is past everything, or what else it is past and why no more
+//! is known, and a checksum over all of it.
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::ops::OpsError;
-use crate::ops::verify::Proof;
+use crate::ops::verify::{PAST_PUBLISHER, Proof};
 
 /// The name and version of the JSON.
 pub const SCHEMA: &str = "seqshadow.certificate/1";
@@ -71,14 +72,30 @@ pub struct CertifiedSequence {
     pub exact_reason: Option<String>,
 }
 
+impl Certified {
+    /// Tells of columns that could not be looked at, and of what seems to fill one that nobody can name.
+    fn note_columns(&mut self) {
+        let proofs = self.sequences.iter().map(|one| &one.proof);
+        let told = proofs.filter(|proof| !proof.columns.is_empty() || !proof.suspects.is_empty());
+        let notes = told.filter(|proof| proof.verdict == PAST_PUBLISHER).filter_map(|proof| {
+            let reason = proof.reason.as_ref()?;
+            Some(format!("{} is past the publisher's own, and no more is proven: {reason}", proof.sequence))
+        });
+        self.notes.extend(notes);
+    }
+}
+
 impl Certificate {
     /// Puts it together, without the checksum.
     pub(super) fn new(
-        databases: Vec<Certified>,
+        mut databases: Vec<Certified>,
         timings: Vec<Timing>,
         write_pause_ms: u64,
         exact: bool,
     ) -> Self {
+        for one in &mut databases {
+            one.note_columns();
+        }
         Certificate {
             sha256: String::new(),
             schema: SCHEMA,
@@ -89,6 +106,15 @@ impl Certificate {
             timings,
             databases,
         }
+    }
+
+    /// How many sequences are proven past everything, and how many past the publisher's own only, as not every column that
+    /// takes their values is known and can be read.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let proofs = self.databases.iter().flat_map(|one| &one.sequences).map(|one| &one.proof);
+        let (publisher, all): (Vec<_>, Vec<_>) = proofs.partition(|proof| proof.verdict == PAST_PUBLISHER);
+        (all.len(), publisher.len())
     }
 
     /// The file's text. `grep -v '"sha256"' FILE | sha256sum` gives what the line says.

@@ -10,13 +10,13 @@ async fn a_sequence_that_the_stream_does_not_show() {
     let stage = Stage::replicating(15, 17, "CREATE TABLE a (id serial PRIMARY KEY)").await.unwrap();
     assert!(found(&stage.pair, "sequence-not-covered", &[]).unwrap().is_empty());
     stage.pair.on_both("CREATE SEQUENCE loose").await.unwrap();
-    let expected = ["public.loose: is followed by polling: no column takes its values from it"];
+    let expected = ["public.loose: is followed by polling: no column is known to take its values"];
     assert_eq!(found(&stage.pair, "sequence-not-covered", &[]).unwrap(), expected);
     // A thousand of them are one finding.
     let many = "DO $$ BEGIN FOR i IN 1001..1999 LOOP EXECUTE 'CREATE SEQUENCE loose_' || i; END LOOP; END $$";
     stage.pair.on_both(many).await.unwrap();
     let expected = [
-        "1000 sequences: each is followed by polling: no column takes its values from it (public.loose, \
+        "1000 sequences: each is followed by polling: no column is known to take its values (public.loose, \
                      public.loose_1001, public.loose_1002, public.loose_1003, public.loose_1004 and 995 more)",
     ];
     assert_eq!(found(&stage.pair, "sequence-not-covered", &[]).unwrap(), expected);
