@@ -163,6 +163,7 @@ fn differs(one: &Sequence, other: &Sequence) -> bool {
     one.name != other.name
         || one.definition != other.definition
         || one.data_type != other.data_type
+        || one.suspects != other.suspects
         || one.consumers.len() != other.consumers.len()
         || one.consumers.iter().zip(&other.consumers).any(|(a, b)| {
             a.table != b.table

@@ -1,8 +1,8 @@
 //! A short text that changes whenever a definition changes that a survey goes by: a table, column, default, index, sequence,
-//! owner, right or publication.
+//! function, trigger, owner, right or publication.
 //!
 //! In: a connection. Out: a sum over the transactions that wrote each row of the catalogs. Statistics are written in place
-//! and do not show in it, nor do the values of sequences.
+//! and do not show in it, nor do the values of sequences, nor settings: a cutover changes one in its pause.
 
 use tokio_postgres::Client;
 
@@ -23,6 +23,8 @@ const CATALOGS: &[(&str, &str, &str)] = &[
         "objid >= 16384 AND deptype IN ('a', 'i')",
     ),
     ("pg_type", "oid", "oid >= 16384"),
+    ("pg_proc", "oid", "oid >= 16384"),
+    ("pg_trigger", "oid", "true"),
     ("pg_namespace", "oid", "true"),
     ("pg_auth_members", "roleid::text || ' ' || member", "true"),
     ("pg_publication", "oid", "true"),
