@@ -2,6 +2,7 @@
 
 mod attack;
 mod databases;
+mod function;
 mod killed;
 mod overlooked;
 mod pause;
@@ -67,14 +68,19 @@ pub fn independent(conninfo: &str) -> Result<BTreeMap<String, (i64, i64, bool)>>
 
 /// The certificate is whole, and what it says is so.
 pub fn confirm(pair: &Pair, certificate: &Path) {
+    confirm_between(&pair.publisher_conninfo(), &pair.subscriber_conninfo(), certificate);
+}
+
+/// As [`confirm`], of a cutover from one server to another.
+pub fn confirm_between(publisher: &str, subscriber: &str, certificate: &Path) {
     let file = certificate.display();
     let command = format!("grep -v '\"sha256\"' '{file}' | sha256sum | cut -d' ' -f1");
     let hash = limited::output(Command::new("sh").args(["-c", &command])).unwrap();
     let text = std::fs::read_to_string(certificate).with_context(|| file.to_string()).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["sha256"].as_str().unwrap(), String::from_utf8_lossy(&hash.stdout).trim());
-    let there = independent(&pair.publisher_conninfo()).unwrap();
-    let here = independent(&pair.subscriber_conninfo()).unwrap();
+    let there = independent(publisher).unwrap();
+    let here = independent(subscriber).unwrap();
     assert_eq!(there.keys().collect::<Vec<_>>(), here.keys().collect::<Vec<_>>());
     for (name, (furthest_here, last, called)) in &here {
         let next = if *called { last + 1 } else { *last };
