@@ -81,6 +81,8 @@ async fn upgrade(old: u32, new: u32, tables: usize) {
     replicate(&pair).await;
 
     let mut book = Runbook::new();
+    let to_new = pair.subscriber.conninfo_as("seqshadow_reverse", DATABASE);
+    book.stands_for("host=new.example dbname=app user=seqshadow_reverse", to_new);
     let sides = |slot: &str, publisher: String, subscriber: String| {
         format!("slot = \"{slot}\"\npublisher = \"{publisher}\"\nsubscriber = \"{subscriber}\"\n")
     };
@@ -110,9 +112,10 @@ async fn upgrade(old: u32, new: u32, tables: usize) {
     println!("{old} → {new}, {tables} tables\n{}", cut.stdout);
     confirm_between(&pair.publisher_conninfo(), &pair.subscriber_conninfo(), &book.certificate());
     assert!(own_pause(&cut) < OWN_PAUSE_MAX, "{}", cut.all());
-    book.stop_unit(sidecar);
-    let way = pair.subscriber.conninfo_as("seqshadow_reverse", DATABASE);
-    book.must(&format!("reverse --apply --config admin.toml --connection '{way}'"));
+    book.stop_unit("orders", sidecar);
+    book.must(
+        "reverse --apply --config admin.toml --connection 'host=new.example dbname=app user=seqshadow_reverse'",
+    );
     let sidecar = book.start_unit("orders_reverse");
     application.points_at(app_on_new);
     wait_for_rows("rows of the new primary on the old one", &pair.publisher_conninfo(), tables / 2, &book)
@@ -125,7 +128,7 @@ async fn upgrade(old: u32, new: u32, tables: usize) {
     println!("and back\n{}", cut.stdout);
     confirm_between(&pair.subscriber_conninfo(), &pair.publisher_conninfo(), &book.certificate());
     assert!(own_pause(&cut) < OWN_PAUSE_MAX, "{}", cut.all());
-    book.stop_unit(sidecar);
+    book.stop_unit("orders_reverse", sidecar);
     book.must("cutover --abort --config admin.toml");
     application.points_at(app_on_old);
     wait_for_rows("rows of the application on the old primary", &pair.publisher_conninfo(), 0, &book).await;
@@ -135,6 +138,7 @@ async fn upgrade(old: u32, new: u32, tables: usize) {
     book.must("teardown --config back.toml --drop-role");
     book.must("teardown --config admin.toml --drop-role");
     book.must("cutover --abort --config back.toml");
+    book.is_as_in_the_readme();
     let given = application.stop().await;
     println!("{}\n{} ids were given", book.transcript, given.count());
     let (on_old, on_new) = pair.clients().await.unwrap();

@@ -9,12 +9,42 @@ use std::time::{Duration, Instant};
 /// A directory with configuration files, from which every command is run.
 pub struct Runbook {
     directory: tempfile::TempDir,
+    /// Connection strings of the README, and what they stand for here.
+    stand_for: Vec<(&'static str, String)>,
+    steps: Vec<String>,
     pub transcript: String,
+}
+
+/// The commands of the README's runbook, in its order.
+fn in_readme() -> Vec<String> {
+    let readme = include_str!("../../../../README.md");
+    let (_, section) = readme.split_once("## The runbook of an upgrade\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let commands = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
+    let quoted = |cell: &str| Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned());
+    commands.filter_map(quoted).collect()
 }
 
 impl Runbook {
     pub fn new() -> Self {
-        Runbook { directory: tempfile::tempdir().unwrap(), transcript: String::new() }
+        let directory = tempfile::tempdir().unwrap();
+        Runbook { directory, stand_for: Vec::new(), steps: Vec::new(), transcript: String::new() }
+    }
+
+    /// `text` of the README means `this`.
+    pub fn stands_for(&mut self, text: &'static str, this: String) {
+        self.stand_for.push((text, this));
+    }
+
+    /// Every line of the README's table was run, in its order, and nothing else.
+    pub fn is_as_in_the_readme(&self) {
+        assert_eq!(self.steps, in_readme());
+    }
+
+    fn step(&mut self, command: String) {
+        if self.steps.last() != Some(&command) {
+            self.steps.push(command);
+        }
     }
 
     /// Writes a configuration file.
@@ -35,8 +65,12 @@ impl Runbook {
             last.push_str(pieces.next().unwrap());
             words.extend(pieces.map(str::to_owned));
         }
+        let stand_for = |word: String| {
+            let this = self.stand_for.iter().find(|(text, _)| *text == word);
+            this.map(|(_, this)| this.clone()).unwrap_or(word)
+        };
         // As in a login's session: the console of the sidecar is there, and verbs look for it there.
-        ShadowCommand::new(words)
+        ShadowCommand::new(words.into_iter().map(stand_for))
             .current_dir(self.directory.path())
             .env("SEQSHADOW_CONSOLE", "on")
             .env("XDG_RUNTIME_DIR", self.directory.path())
@@ -44,6 +78,7 @@ impl Runbook {
 
     /// Runs `seqshadow ARGS…` as it stands in the README.
     pub fn run(&mut self, args: &str) -> Finished {
+        self.step(format!("seqshadow {args}"));
         let begun = Instant::now();
         let done = self.command(args).run(PATIENCE).unwrap();
         let took = begun.elapsed().as_secs_f64();
@@ -87,7 +122,8 @@ impl Runbook {
     }
 
     /// `systemctl start seqshadow@SLOT`: what the unit of the package runs, with its file in our directory.
-    pub fn start_unit(&self, slot: &str) -> Shadow {
+    pub fn start_unit(&mut self, slot: &str) -> Shadow {
+        self.step(format!("systemctl start seqshadow@{slot}"));
         let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd/seqshadow@.service");
         let unit = std::fs::read_to_string(unit).unwrap().replace("%i", slot);
         let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
@@ -98,7 +134,8 @@ impl Runbook {
     }
 
     /// `systemctl stop seqshadow@SLOT`.
-    pub fn stop_unit(&self, mut unit: Shadow) {
+    pub fn stop_unit(&mut self, slot: &str, mut unit: Shadow) {
+        self.step(format!("systemctl stop seqshadow@{slot}"));
         unit.signal(Signal::TERM);
         assert!(unit.wait_exit(PATIENCE).unwrap().success(), "{:#?}", unit.stderr_lines());
     }
@@ -106,6 +143,7 @@ impl Runbook {
     /// `seqshadow ARGS… | head`: somebody who watches for a moment and leaves. What was shown until `word` came.
     #[track_caller]
     pub fn watch(&mut self, args: &str, word: &str) {
+        self.step(format!("seqshadow {args}"));
         let mut watch = self.command(args).spawn().unwrap();
         watch.wait_for_output(word, PATIENCE).unwrap();
         watch.signal(Signal::INT);
