@@ -207,7 +207,10 @@ const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
 
 /// Refuses one database as both sides: whatever were compared would be compared with itself. Where our roles may not
 /// read what tells them apart nothing is refused.
-async fn refuse_same(publisher: &Connection, subscriber: &Connection) -> Result<(), SidesError> {
+///
+/// # Errors
+/// That they are the same.
+pub(crate) async fn refuse_same(publisher: &Connection, subscriber: &Connection) -> Result<(), SidesError> {
     for sql in [DATABASE, SYSTEM] {
         let (there, here) = (texts(publisher, sql).await, texts(subscriber, sql).await);
         if there.is_none() || there != here {

@@ -133,8 +133,8 @@ fn text(done: &Reversed) -> String {
     out.push('\n');
     if let Some(sidecar) = done.sidecar.as_ref().filter(|_| done.done) {
         out += &format!(
-            "\nNow start the sidecar that runs the other way; its role needs there what the one\n\
-             before needed, with the servers swapped:\n\n{sidecar}\n"
+            "\nNow start the sidecar that runs the other way, with the file that setup printed\n\
+             when it was run with the servers swapped; or else, with your rights:\n\n{sidecar}\n"
         );
     }
     out

@@ -167,7 +167,10 @@ fn text(done: &Setup) -> String {
     }
     out += "The daemon is started with:\n\n    ";
     out += &command;
-    out += &format!("\n\nor as seqshadow@{0}, with these lines in /etc/seqshadow/{0}.toml:\n\n", done.slot);
+    out += &format!(
+        "\n\nor as the service seqshadow@{0}, with these lines in\n/etc/seqshadow/{0}.toml:\n\n",
+        done.slot
+    );
     for line in done.config.lines() {
         out += &format!("    {line}\n");
     }

@@ -1,6 +1,7 @@
 //! The console of a running daemon, asked by psql and by a driver, and besieged by clients that mean no good.
 
 use anyhow::Result;
+use proto_tests::limited;
 use proto_tests::rig::Rig;
 use proto_tests::shadow::{Shadow, Signal};
 use proto_tests::sidecar::SLOT;
@@ -51,15 +52,9 @@ fn spawn(rig: &Rig, directory: &Path, flags: &[&str]) -> Result<Shadow> {
 
 /// As a person would: psql reads no settings of this machine.
 fn psql(directory: &Path, flags: &[&str], sql: &str) -> Output {
-    Command::new("psql")
-        .arg("-Xh")
-        .arg(directory)
-        .args(flags)
-        .args(["-c", sql, "seqshadow"])
-        .env_remove("PGOPTIONS")
-        .env("PGUSER", "nobody-in-particular")
-        .output()
-        .expect("psql is installed")
+    let mut psql = Command::new("psql");
+    psql.arg("-Xh").arg(directory).args(flags).args(["-c", sql, "seqshadow"]);
+    limited::output(psql.env_remove("PGOPTIONS").env("PGUSER", "nobody-in-particular")).unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -140,15 +135,15 @@ async fn mistakes_leave_the_connection_open() -> Result<()> {
         .stderr(std::process::Stdio::piped())
         .spawn()?;
     psql.stdin.take().unwrap().write_all(script.as_bytes())?;
-    let output = psql.wait_with_output()?;
+    let output = limited::wait(psql)?;
     let pid = format!("|{}", sidecar.shadow.pid());
     assert_eq!(text(&output).matches(&pid).count(), 2, "{}", text(&output));
     assert!(text(&output).contains("HINT:  The commands are: SHOW SEQUENCES, "), "{}", text(&output));
     let verbose = sidecar.psql(&["-v", "VERBOSITY=verbose"], "SELECT 1");
     assert!(text(&verbose).contains("ERROR:  42601:"), "{}", text(&verbose));
     // Another database is none of ours, and TLS is not spoken.
-    let other =
-        Command::new("psql").args(["-Xh"]).arg(sidecar.directory()).args(["-c", "x", "shop"]).output()?;
+    let mut other = Command::new("psql");
+    let other = limited::output(other.args(["-Xh"]).arg(sidecar.directory()).args(["-c", "x", "shop"]))?;
     assert!(text(&other).contains("psql -h DIR seqshadow"), "{}", text(&other));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A standby that `pg_createsubscriber` makes a subscriber: its sequences are as old as the conversion, and by us brought up.
 
 use anyhow::{Context as _, Result, ensure};
+use proto_tests::limited;
 use proto_tests::pair::{DATABASE, Pair};
 use proto_tests::sequence::state;
 use proto_tests::stage::Stage;
@@ -23,7 +24,8 @@ fn as_server(program: &std::path::Path) -> Command {
 fn convert(standby: &Cluster, primary: &Cluster) -> Result<()> {
     standby.stop(Mode::Fast)?;
     let program = standby.installation().program("pg_createsubscriber").context("no pg_createsubscriber")?;
-    let output = as_server(&program)
+    let mut command = as_server(&program);
+    command
         .arg("-D")
         .arg(standby.data_dir())
         .args(["--publisher-server", &primary.conninfo(DATABASE), "--database", DATABASE])
@@ -31,8 +33,8 @@ fn convert(standby: &Cluster, primary: &Cluster) -> Result<()> {
         .arg("--socketdir")
         .arg(standby.socket_dir())
         .args(["--publication", "pub", "--subscription", "sub", "--replication-slot", "sub"])
-        .current_dir(standby.socket_dir())
-        .output()?;
+        .current_dir(standby.socket_dir());
+    let output = limited::output(&mut command)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     ensure!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     standby.resume()?;

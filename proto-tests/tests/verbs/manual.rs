@@ -1,5 +1,6 @@
 //! Help, completions and manual pages: there for every verb, alike, and within 80 columns.
 
+use proto_tests::limited;
 use proto_tests::shadow::{Finished, ShadowCommand};
 use proto_tests::sql::PATIENCE;
 use std::collections::BTreeSet;
@@ -126,6 +127,6 @@ fn bash(ask: &str) -> String {
         .spawn()
         .unwrap();
     bash.stdin.take().unwrap().write_all(format!("{script}\n{ask}\n").as_bytes()).unwrap();
-    let output = bash.wait_with_output().unwrap();
+    let output = limited::wait(bash).unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

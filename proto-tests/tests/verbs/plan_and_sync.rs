@@ -1,5 +1,6 @@
 //! `plan` and `sync`: the same targets, never back, and what cannot be moved is named.
 
+use proto_tests::limited;
 use proto_tests::sequence::state;
 use proto_tests::sql::connect;
 use proto_tests::stage::Stage;
@@ -58,12 +59,9 @@ async fn the_plans_script_run_by_psql_does_what_sync_does() {
     let script = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(script.path(), &planned.stdout).unwrap();
     let psql = || {
-        let output = std::process::Command::new("psql")
-            .args(["-X", "-v", "ON_ERROR_STOP=1", "-f"])
-            .arg(script.path())
-            .arg(by_psql.pair.shadow_subscriber_conninfo())
-            .output()
-            .unwrap();
+        let mut psql = std::process::Command::new("psql");
+        psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-f"]).arg(script.path());
+        let output = limited::output(psql.arg(by_psql.pair.shadow_subscriber_conninfo())).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     psql();

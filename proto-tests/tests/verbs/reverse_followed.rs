@@ -48,6 +48,13 @@ fn compared(pair: &Pair, flags: &[&str]) -> Vec<String> {
     found
 }
 
+async fn a_new_row_goes_back(stage: &Stage) {
+    stage.on_subscriber("INSERT INTO plain VALUES ('new', 'new')").await;
+    back(&stage.pair).await;
+    let arrived = "SELECT count(*) FROM plain WHERE code = 'new'";
+    assert_eq!(stage.publisher.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_of_setup_leaves_no_table_out() {
     for (old, new) in [(15, 18), (12, 17)] {
@@ -76,10 +83,7 @@ async fn the_file_of_setup_leaves_no_table_out() {
         stage.on_publisher(READ_ONLY).await;
         let done = reverse(&stage.pair, &["--apply", &config]);
         assert_eq!(done.code(), 0, "{}", done.all());
-        stage.on_subscriber("INSERT INTO plain VALUES ('new', 'new')").await;
-        back(&stage.pair).await;
-        let arrived = "SELECT count(*) FROM plain WHERE code = 'new'";
-        assert_eq!(stage.publisher.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0), 1);
+        a_new_row_goes_back(&stage).await;
     }
 }
 
@@ -108,10 +112,7 @@ async fn a_second_subscription_is_not_left_leading_forwards() {
     stage.on_subscriber("ALTER SUBSCRIPTION suba SET PUBLICATION puba, pubb WITH (copy_data = false)").await;
     let done = reverse(&stage.pair, &["--apply", "--subscription=suba"]);
     assert_eq!(done.code(), 0, "{}", done.all());
-    stage.on_subscriber("INSERT INTO plain VALUES ('new', 'new')").await;
-    back(&stage.pair).await;
-    let arrived = "SELECT count(*) FROM plain WHERE code = 'new'";
-    assert_eq!(stage.publisher.query_one(arrived, &[]).await.unwrap().get::<_, i64>(0), 1);
+    a_new_row_goes_back(&stage).await;
 }
 
 /// What is left of a replication is removed or told: the other sidecar's slot, and servers that begin read-only.
@@ -147,4 +148,26 @@ async fn an_undo_leaves_no_slot_and_says_what_is_read_only() {
     stage.on_publisher("SET default_transaction_read_only = off; ALTER DATABASE shop RESET default_transaction_read_only").await;
     let again = reverse(&stage.pair, &["--undo"]);
     assert!(!words(&again.stdout).contains("read-only"), "{}", again.all());
+}
+
+/// There is no way back from a database to itself, and nothing to look at. Another database of one server is no obstacle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_database_as_both_sides_is_refused() {
+    let pair = Pair::new(17, 13).await.unwrap();
+    pair.on_subscriber().await.unwrap().batch_execute("CREATE DATABASE other").await.unwrap();
+    let run = |publisher: &str, flag: &str| {
+        let sides =
+            [format!("--publisher={publisher}"), format!("--subscriber={}", pair.subscriber_conninfo())];
+        let flags = ["--slot=ours", sides[0].as_str(), sides[1].as_str(), "--dry-run", flag];
+        let last = if flag.is_empty() { 4 } else { 5 };
+        verb::run(&pair, "reverse", &flags[..last]).unwrap()
+    };
+    for flag in ["", "--apply", "--undo", "--status"] {
+        let same = run(&pair.subscriber_conninfo(), flag);
+        assert_eq!(same.code(), 2, "{flag}\n{}", same.all());
+        let said = "publisher and subscriber are the same: database \"shop\"";
+        assert!(same.stderr.contains(said), "{flag}\n{}", same.all());
+        let other = run(&pair.subscriber.conninfo("other"), flag);
+        assert!(!other.all().contains("are the same"), "{flag}\n{}", other.all());
+    }
 }

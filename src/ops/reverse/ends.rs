@@ -46,7 +46,7 @@ impl Ends {
     /// Connects to both, and looks at what is there.
     ///
     /// # Errors
-    /// What is wrong or missing, with what to do about it.
+    /// What is wrong or missing, with what to do about it; that both are one database.
     pub(super) async fn open(settings: &Settings, environment: &Environment) -> Result<Self, SidesError> {
         let names = Names::of(settings.required_slot()?)?;
         if settings.publisher.is_some() {
@@ -72,6 +72,7 @@ impl Ends {
         };
         let old_conninfo = sides::conninfo(Some(&text), "publisher", settings, environment)?;
         let old = sql::connect(&old_conninfo, "publisher").await.map_err(SidesError::on_publisher)?;
+        sides::refuse_same(&old, &new).await?;
         let found = on_new.complete(&old, &names, forward).await?;
         let publications = followed(settings, &found);
         let ends = Ends { old, new, old_conninfo, new_conninfo, names, found, publications };

@@ -1,9 +1,9 @@
 //! Few connections, few rights, and an end in the middle.
 
-use super::{assert_equal, compare, differences, table};
+use super::{Long, assert_equal, compare, differences, table};
 use anyhow::Result;
 use proto_tests::shadow::Signal;
-use proto_tests::sql::{PATIENCE, Probe, connect, wait_until};
+use proto_tests::sql::{PATIENCE, connect};
 use proto_tests::stage::Stage;
 use proto_tests::verb;
 use serde_json::json;
@@ -67,27 +67,11 @@ async fn never_more_connections_than_jobs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_goes_on_where_it_was_killed() {
-    let ddl = "CREATE TABLE t (id int PRIMARY KEY, v text)";
-    let stage = Stage::with(13, 15, ddl).await.unwrap();
-    stage.on_publisher("INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 300000) i").await;
-    stage.pair.replicate_all().await.unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("state.json");
-    let state = format!("--state={}", file.display());
-    let flags = ["--data", "--json", "--chunk-rows=100", "--jobs=1", state.as_str()];
-    let mut shadow = verb::command(&stage.pair, "verify", &flags).spawn().unwrap();
-    let done = || {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        json["tables"]["public.t"]["equal"].as_object().map_or(0, serde_json::Map::len)
-    };
-    wait_until("some chunks to be done", PATIENCE, async || {
-        Ok(Probe::when(done() > 0, || "none".to_owned()))
-    })
-    .await
-    .unwrap();
+    let long = Long::new(13, 15).await;
+    let Long { stage, file, state, .. } = &long;
+    let mut shadow = long.under_way().await;
     shadow.kill9();
-    let by_then = done();
+    let by_then = long.done();
     assert!(by_then < 3001, "it was killed in the middle");
 
     // What was equal is not looked at again; what was not yet, is.
@@ -99,25 +83,25 @@ async fn it_goes_on_where_it_was_killed() {
     assert_eq!(table(&resumed, "public.t")["publisher_rows"], 300_000);
     assert_eq!(differences(&resumed, "public.t"), [("missing".to_owned(), json!({"id": "299999"}))]);
     stage.on_subscriber("INSERT INTO t VALUES (299999, 'row 299999')").await;
-    let kept = std::fs::read_to_string(&file).unwrap();
+    let kept = std::fs::read_to_string(file).unwrap();
     let rerun = compare(&stage.pair, &rest);
     assert_equal(&rerun);
     assert!(!file.exists(), "where all is equal, nothing is left to go on from");
     assert_eq!(table(&rerun, "public.t")["chunks_resumed"], 3000);
     assert_eq!(compare(&stage.pair, &["--chunk-rows=100"]).code(), 1, "without the file all is compared");
 
-    std::fs::write(&file, &kept).unwrap();
+    std::fs::write(file, &kept).unwrap();
     // Not for another chunk size or another database, and not when it is damaged.
-    let other = verb::run(&stage.pair, "verify", &["--data", "--chunk-rows=200", &state]).unwrap();
+    let other = verb::run(&stage.pair, "verify", &["--data", "--chunk-rows=200", state]).unwrap();
     assert_eq!(other.code(), 2, "{}", other.all());
     assert!(other.stderr.contains("--chunk-rows 100"), "{}", other.all());
     let whole = kept;
-    std::fs::write(&file, whole.replacen("shop (", "other (", 1)).unwrap();
-    let other = verb::run(&stage.pair, "verify", &["--data", "--chunk-rows=100", &state]).unwrap();
+    std::fs::write(file, whole.replacen("shop (", "other (", 1)).unwrap();
+    let other = verb::run(&stage.pair, "verify", &["--data", "--chunk-rows=100", state]).unwrap();
     assert_eq!(other.code(), 2, "{}", other.all());
     assert!(other.stderr.contains("another publisher"), "{}", other.all());
-    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
-    let damaged = verb::run(&stage.pair, "verify", &["--data", "--chunk-rows=100", &state]).unwrap();
+    std::fs::write(file, &whole[..whole.len() / 2]).unwrap();
+    let damaged = verb::run(&stage.pair, "verify", &["--data", "--chunk-rows=100", state]).unwrap();
     assert_eq!(damaged.code(), 2, "{}", damaged.all());
     assert!(damaged.stderr.contains("damaged"), "{}", damaged.all());
     shadow.signal(Signal::TERM);

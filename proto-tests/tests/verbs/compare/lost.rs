@@ -1,37 +1,18 @@
 //! Servers that go away in the middle, that only follow another one, or that have no MD5.
 
-use super::{assert_equal, compare, differences, table};
+use super::{Long, assert_equal, compare, differences, table};
 use proto_tests::sql::{PATIENCE, Probe, connect, wait_until};
 use proto_tests::stage::Stage;
-use proto_tests::verb;
 use seqshadow::demo::servers::{Cluster, ClusterOptions};
 use serde_json::json;
-use std::path::Path;
-
-/// How many chunks the state file has as equal.
-fn done(file: &Path) -> usize {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    json["tables"]["public.t"]["equal"].as_object().map_or(0, serde_json::Map::len)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_lost_is_named_and_the_run_goes_on_later() {
-    let stage = Stage::with(14, 17, "CREATE TABLE t (id int PRIMARY KEY, v text)").await.unwrap();
-    stage.on_publisher("INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 300000) i").await;
-    stage.pair.replicate_all().await.unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("state.json");
-    let state = format!("--state={}", file.display());
-    let flags = ["--data", "--json", "--chunk-rows=100", "--jobs=1", state.as_str()];
+    let long = Long::new(14, 17).await;
+    let stage = &long.stage;
     for (name, server) in [("subscriber", &stage.pair.subscriber), ("publisher", &stage.pair.publisher)] {
-        let before = done(&file);
-        let mut run = verb::command(&stage.pair, "verify", &flags).spawn().unwrap();
-        wait_until("some more chunks to be done", PATIENCE, async || {
-            Ok(Probe::when(done(&file) > before, || done(&file).to_string()))
-        })
-        .await
-        .unwrap();
+        let before = long.done();
+        let mut run = long.under_way().await;
         server.kill9();
         let status = run.wait_exit(PATIENCE).unwrap();
         let (out, log) = (run.stdout_lines().join("\n"), run.stderr_lines().join("\n"));
@@ -40,12 +21,12 @@ async fn a_server_that_is_lost_is_named_and_the_run_goes_on_later() {
         let json: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(json["schema"], "seqshadow.error/1", "{out}");
         assert!(json["error"].as_str().unwrap().starts_with(name), "{out}");
-        assert!(done(&file) > before && done(&file) < 3001, "{name}: {}", done(&file));
+        assert!(long.done() > before && long.done() < 3001, "{name}: {}", long.done());
     }
     stage.pair.wait_for_sync().await.unwrap();
     stage.pair.catch_up().await.unwrap();
-    let by_then = done(&file);
-    let resumed = compare(&stage.pair, &["--chunk-rows=100", &state]);
+    let by_then = long.done();
+    let resumed = compare(&stage.pair, &["--chunk-rows=100", &long.state]);
     assert_equal(&resumed);
     assert_eq!(table(&resumed, "public.t")["chunks_resumed"], by_then);
     assert_eq!(table(&resumed, "public.t")["publisher_rows"], 300_000);

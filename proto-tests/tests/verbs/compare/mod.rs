@@ -7,10 +7,12 @@ mod lost;
 mod silent;
 
 use proto_tests::pair::Pair;
-use proto_tests::shadow::Finished;
-use proto_tests::sql::PATIENCE;
+use proto_tests::shadow::{Finished, Shadow};
+use proto_tests::sql::{PATIENCE, Probe, wait_until};
+use proto_tests::stage::Stage;
 use proto_tests::verb;
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// Runs `verify --data --json`.
 fn compare(pair: &Pair, flags: &[&str]) -> Finished {
@@ -32,6 +34,49 @@ fn differences(finished: &Finished, name: &str) -> Vec<(String, Value)> {
     let table = table(finished, name);
     let named = |one: &Value| (one["kind"].as_str().unwrap().to_owned(), one["key"].clone());
     table["differences"].as_array().unwrap().iter().map(named).collect()
+}
+
+/// A table of 300,000 rows on both sides, and a comparison of it that can be interrupted and goes on.
+struct Long {
+    stage: Stage,
+    _directory: tempfile::TempDir,
+    /// Where it notes how far it is.
+    file: PathBuf,
+    /// The flag that says so.
+    state: String,
+}
+
+impl Long {
+    async fn new(publisher: u32, subscriber: u32) -> Self {
+        let ddl = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+        let stage = Stage::with(publisher, subscriber, ddl).await.unwrap();
+        stage.on_publisher("INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 300000) i").await;
+        stage.pair.replicate_all().await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state.json");
+        let state = format!("--state={}", file.display());
+        Long { stage, _directory: directory, file, state }
+    }
+
+    /// How many of the 3,000 chunks it has as equal.
+    fn done(&self) -> usize {
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let json: Value = serde_json::from_str(&text).unwrap_or_default();
+        json["tables"]["public.t"]["equal"].as_object().map_or(0, serde_json::Map::len)
+    }
+
+    /// Starts it, and waits until it has got some chunks further.
+    async fn under_way(&self) -> Shadow {
+        let before = self.done();
+        let flags = ["--data", "--json", "--chunk-rows=100", "--jobs=1", self.state.as_str()];
+        let run = verb::command(&self.stage.pair, "verify", &flags).spawn().unwrap();
+        wait_until("some more chunks to be done", PATIENCE, async || {
+            Ok(Probe::when(self.done() > before, || self.done().to_string()))
+        })
+        .await
+        .unwrap();
+        run
+    }
 }
 
 /// Asserts that every table is equal, and that there are some.

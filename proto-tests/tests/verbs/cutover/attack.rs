@@ -1,15 +1,15 @@
 //! The gate stays shut, and everything is as it was.
 
-use super::{at_rest, blocker, command, confirm, database_settings, fingerprint, run};
-use proto_tests::limited;
+use super::{
+    at_rest, blocker, command, confirm, cuts_over, database_settings, fingerprint, on_a_full_disk, run,
+};
 use proto_tests::pair::{DATABASE, PairOptions};
-use proto_tests::publication::{Publication, Subscription};
+use proto_tests::publication::Publication;
 use proto_tests::sequence::state;
 use proto_tests::sql::{PATIENCE, connect, wait_for};
 use proto_tests::stage::Stage;
 use proto_tests::verb;
 use seqshadow::demo::servers::ClusterOptions;
-use std::process::Stdio;
 
 /// Runs a cutover that must be refused with `code`, and leave no trace.
 async fn refused(stage: &Stage, code: &str, flags: &[&str]) {
@@ -140,21 +140,14 @@ async fn what_happens_in_the_middle() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_a_second_subscription_has_yet_to_apply() {
-    let stage = Stage::with(16, 17, super::TABLES).await.unwrap();
-    for (name, table) in [("a", "orders"), ("b", "items")] {
-        stage.pair.publish(&Publication::of(name, &[table])).await.unwrap();
-        stage.pair.subscribe(&Subscription::to(name, &[name])).await.unwrap();
-    }
-    stage.pair.wait_for_sync().await.unwrap();
+    let stage = super::two_subscriptions(16, 17).await;
     let holder = stage.pair.on_subscriber().await.unwrap();
     holder.batch_execute("BEGIN; LOCK TABLE items IN EXCLUSIVE MODE").await.unwrap();
     stage.on_publisher(super::USE).await;
     refused(&stage, "applier-lags", &["--subscription=a", "--stop-writes", "--wait=2s"]).await;
     holder.batch_execute("ROLLBACK").await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let cut = run(&stage.pair, directory.path(), &["--subscription=a"]);
-    assert_eq!(cut.code(), 0, "{}", cut.all());
-    confirm(&stage.pair, &directory.path().join("certificate.json"));
+    cuts_over(&stage.pair, directory.path(), &["--subscription=a"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,20 +210,8 @@ async fn a_certificate_that_cannot_be_kept_is_none() {
     assert_eq!(cut.code(), 2, "{}", cut.all());
     assert!(database_settings(&stage.pair).await.is_empty());
     // The disk is full.
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let started = std::process::Command::new(proto_tests::binary::binary())
-        .args(["cutover", "--stop-writes", "--json"])
-        .arg(format!("--publisher={}", stage.pair.publisher_conninfo()))
-        .arg(format!("--subscriber={}", stage.pair.shadow_subscriber_conninfo()))
-        .env("SEQSHADOW_CONSOLE", "off")
-        .stdin(Stdio::null())
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = limited::wait(started).unwrap();
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{log}");
+    let (code, log) = on_a_full_disk(&stage.pair);
+    assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("go on again"), "{log}");
     assert!(database_settings(&stage.pair).await.is_empty(), "{log}");
 }

@@ -2,6 +2,7 @@
 
 mod attack;
 mod databases;
+mod function;
 mod killed;
 mod overlooked;
 mod pause;
@@ -10,12 +11,13 @@ mod yes;
 use anyhow::{Context as _, Result};
 use proto_tests::limited;
 use proto_tests::pair::Pair;
+use proto_tests::publication::{Publication, Subscription};
 use proto_tests::shadow::{Finished, ShadowCommand};
 use proto_tests::stage::Stage;
 use proto_tests::verb;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Tables whose columns have a sequence each.
 pub const TABLES: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, note text);
@@ -39,6 +41,43 @@ pub fn command(pair: &Pair, directory: &Path, flags: &[&str]) -> ShadowCommand {
 
 pub fn run(pair: &Pair, directory: &Path, flags: &[&str]) -> Finished {
     command(pair, directory, flags).run(proto_tests::sql::PATIENCE).unwrap()
+}
+
+/// A cutover that stops the writes, as an administrator of the publisher, whose standard output nothing more goes into:
+/// its exit status, and what it says.
+pub fn on_a_full_disk(pair: &Pair) -> (Option<i32>, String) {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let started = Command::new(proto_tests::binary::binary())
+        .args(["cutover", "--stop-writes", "--json"])
+        .arg(format!("--publisher={}", pair.publisher_conninfo()))
+        .arg(format!("--subscriber={}", pair.shadow_subscriber_conninfo()))
+        .env("SEQSHADOW_CONSOLE", "off")
+        .stdin(Stdio::null())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = limited::wait(started).unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// It says yes, and is right.
+#[track_caller]
+pub fn cuts_over(pair: &Pair, directory: &Path, flags: &[&str]) {
+    let cut = run(pair, directory, flags);
+    assert_eq!(cut.code(), 0, "{}", cut.all());
+    confirm(pair, &directory.join("certificate.json"));
+}
+
+/// The subscriptions `a`, of orders, and `b`, of items.
+pub async fn two_subscriptions(publisher: u32, subscriber: u32) -> Stage {
+    let stage = Stage::with(publisher, subscriber, TABLES).await.unwrap();
+    for (name, table) in [("a", "orders"), ("b", "items")] {
+        stage.pair.publish(&Publication::of(name, &[table])).await.unwrap();
+        stage.pair.subscribe(&Subscription::to(name, &[name])).await.unwrap();
+    }
+    stage.pair.wait_for_sync().await.unwrap();
+    stage
 }
 
 /// What stands against it, by its code.
@@ -67,14 +106,19 @@ pub fn independent(conninfo: &str) -> Result<BTreeMap<String, (i64, i64, bool)>>
 
 /// The certificate is whole, and what it says is so.
 pub fn confirm(pair: &Pair, certificate: &Path) {
+    confirm_between(&pair.publisher_conninfo(), &pair.subscriber_conninfo(), certificate);
+}
+
+/// As [`confirm`], of a cutover from one server to another.
+pub fn confirm_between(publisher: &str, subscriber: &str, certificate: &Path) {
     let file = certificate.display();
     let command = format!("grep -v '\"sha256\"' '{file}' | sha256sum | cut -d' ' -f1");
     let hash = limited::output(Command::new("sh").args(["-c", &command])).unwrap();
     let text = std::fs::read_to_string(certificate).with_context(|| file.to_string()).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["sha256"].as_str().unwrap(), String::from_utf8_lossy(&hash.stdout).trim());
-    let there = independent(&pair.publisher_conninfo()).unwrap();
-    let here = independent(&pair.subscriber_conninfo()).unwrap();
+    let there = independent(publisher).unwrap();
+    let here = independent(subscriber).unwrap();
     assert_eq!(there.keys().collect::<Vec<_>>(), here.keys().collect::<Vec<_>>());
     for (name, (furthest_here, last, called)) in &here {
         let next = if *called { last + 1 } else { *last };

@@ -2,9 +2,7 @@
 
 use super::{at_rest, blocker, command, confirm, database_settings, run};
 use proto_tests::pair::DATABASE;
-use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sql::{connect, wait_for};
-use proto_tests::stage::Stage;
 use proto_tests::verb;
 
 /// Our own publication shows the id column only, the subscription's shows all of them.
@@ -86,12 +84,7 @@ async fn a_table_that_is_made_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_subscription_whose_slot_is_gone() {
-    let stage = Stage::with(17, 16, super::TABLES).await.unwrap();
-    for (name, table) in [("a", "orders"), ("b", "items")] {
-        stage.pair.publish(&Publication::of(name, &[table])).await.unwrap();
-        stage.pair.subscribe(&Subscription::to(name, &[name])).await.unwrap();
-    }
-    stage.pair.wait_for_sync().await.unwrap();
+    let stage = super::two_subscriptions(17, 16).await;
     let flags = ["--subscription=a", "--stop-writes", "--wait=20s"];
     let directory = tempfile::tempdir().unwrap();
     for (sql, code) in [

@@ -1,8 +1,7 @@
 //! What can happen while the writes are stopped. A sidecar that is halted holds a cutover in its pause: it waits until the
 //! sidecar has passed the fence.
 
-use super::{at_rest, blocker, command, confirm, database_settings, run};
-use proto_tests::limited;
+use super::{at_rest, blocker, command, confirm, cuts_over, database_settings, on_a_full_disk, run};
 use proto_tests::pair::Pair;
 use proto_tests::shadow::{Finished, Shadow, Signal};
 use proto_tests::sidecar;
@@ -12,7 +11,6 @@ use proto_tests::verb;
 use rustix::process::{Pid, kill_process};
 use seqshadow::demo::servers::Cluster;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// A cutover that has stopped the writes, and cannot get on before `sidecar` does.
@@ -58,9 +56,7 @@ async fn an_abort_in_the_pause_leaves_no_certificate() {
         assert!(database_settings(&stage.pair).await.is_empty(), "{log}");
     }
     let directory = tempfile::tempdir().unwrap();
-    let cut = run(&stage.pair, directory.path(), &["--stop-writes", "--slot=ours"]);
-    assert_eq!(cut.code(), 0, "{}", cut.all());
-    confirm(&stage.pair, &directory.path().join("certificate.json"));
+    cuts_over(&stage.pair, directory.path(), &["--stop-writes", "--slot=ours"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,20 +66,8 @@ async fn what_an_earlier_cutover_stopped_stays_stopped_when_the_next_one_fails()
     let first = run(&stage.pair, directory.path(), &["--stop-writes"]);
     assert_eq!(first.code(), 0, "{}", first.all());
     // The second one fails at the very end: there is no place for its certificate.
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let second = Command::new(proto_tests::binary::binary())
-        .args(["cutover", "--stop-writes", "--json"])
-        .arg(format!("--publisher={}", stage.pair.publisher_conninfo()))
-        .arg(format!("--subscriber={}", stage.pair.shadow_subscriber_conninfo()))
-        .env("SEQSHADOW_CONSOLE", "off")
-        .stdin(Stdio::null())
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let second = limited::wait(second).unwrap();
-    let log = String::from_utf8_lossy(&second.stderr);
-    assert_eq!(second.status.code(), Some(1), "{log}");
+    let (code, log) = on_a_full_disk(&stage.pair);
+    assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("was read-only by default before"), "{log}");
     assert_eq!(database_settings(&stage.pair).await, ["default_transaction_read_only=on"], "{log}");
     let third = run(&stage.pair, directory.path(), &["--stop-writes"]);
@@ -226,9 +210,7 @@ async fn a_publisher_that_hangs_is_named_and_what_is_left_to_do() {
     assert_eq!(abort.code(), 0, "{}", abort.all());
     assert!(database_settings(&stage.pair).await.is_empty());
     sidecar.signal(Signal::CONT);
-    let cut = run(&stage.pair, directory.path(), &["--stop-writes", "--slot=ours"]);
-    assert_eq!(cut.code(), 0, "{}", cut.all());
-    confirm(&stage.pair, &directory.path().join("certificate.json"));
+    cuts_over(&stage.pair, directory.path(), &["--stop-writes", "--slot=ours"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,9 +230,7 @@ async fn a_subscriber_that_hangs_is_given_up_and_the_writes_go_on() {
     assert!(database_settings(&stage.pair).await.is_empty(), "{log}");
     assert!(!directory.path().join("certificate.json").exists(), "{log}");
     drop(frozen);
-    let cut = run(&stage.pair, directory.path(), &["--stop-writes", "--slot=ours"]);
-    assert_eq!(cut.code(), 0, "{}", cut.all());
-    confirm(&stage.pair, &directory.path().join("certificate.json"));
+    cuts_over(&stage.pair, directory.path(), &["--stop-writes", "--slot=ours"]);
 }
 
 /// What was read before the pause is used in it only as long as it is so.

@@ -1,7 +1,7 @@
 //! The advance-only function: a role that may read the sequences and call it, and nothing else, keeps up; it goes back by
 //! no way, whoever calls it and whatever with; and it goes with the teardown.
 
-use super::rights::bare;
+use super::rights::{bare, with_boss};
 use super::{admin, ends, inventories, wait_for_free_slot};
 use proto_tests::pair::Pair;
 use proto_tests::sequence::state;
@@ -311,21 +311,9 @@ async fn rights_that_were_given_before_are_taken_back_or_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_administrator_who_is_no_superuser_makes_and_removes_it() {
     for subscriber in [13, 17] {
-        let stage = bare(15, subscriber).await;
-        stage
-            .pair
-            .on_both(
-                "CREATE ROLE boss LOGIN CREATEROLE REPLICATION; GRANT CREATE ON DATABASE shop TO boss;
-                 ALTER TABLE orders OWNER TO boss; ALTER TABLE \"Größe\".items OWNER TO boss;
-                 ALTER SCHEMA \"Größe\" OWNER TO boss; GRANT USAGE ON SCHEMA public TO boss WITH GRANT OPTION;
-                 GRANT CREATE ON SCHEMA public TO boss",
-            )
-            .await
-            .unwrap();
+        let (stage, boss) = with_boss(15, subscriber).await;
         let before = inventories(&stage).await;
-        let publisher = format!("--publisher={}", stage.pair.publisher.conninfo_as("boss", "shop"));
-        let boss = format!("--subscriber={}", stage.pair.subscriber.conninfo_as("boss", "shop"));
-        let servers = [publisher.as_str(), boss.as_str()];
+        let servers = [boss[0].as_str(), boss[1].as_str()];
         let flags = [&servers[..], &GRANT].concat();
         ends(&admin(&stage.pair, "setup", &flags), 0, &["Done"]);
         ends(&admin(&stage.pair, "setup", &flags), 0, &["nothing was changed"]);

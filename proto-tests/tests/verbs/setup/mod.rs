@@ -14,7 +14,7 @@ use proto_tests::verb;
 use tokio_postgres::Client;
 
 /// Runs a verb for the slot `ours`, as superuser on both sides.
-fn admin(pair: &Pair, verb: &str, flags: &[&str]) -> Finished {
+pub fn admin(pair: &Pair, verb: &str, flags: &[&str]) -> Finished {
     admin_command(pair, verb, flags).run(proto_tests::sql::PATIENCE).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn admin_command(pair: &Pair, verb: &str, flags: &[&str]) -> ShadowCommand {
 }
 
 #[track_caller]
-fn ends(run: &Finished, code: i32, words: &[&str]) {
+pub fn ends(run: &Finished, code: i32, words: &[&str]) {
     assert_eq!(run.code(), code, "{}", run.all());
     let all = run.all().split_whitespace().collect::<Vec<_>>().join(" ");
     for word in words {
@@ -51,7 +51,7 @@ fn ends(run: &Finished, code: i32, words: &[&str]) {
 }
 
 /// All that setup could leave behind on a server, as one sorted text.
-async fn inventory(client: &Client) -> String {
+pub async fn inventory(client: &Client) -> String {
     let sql = "
         SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
             SELECT format('publication %s %s %s', pubname, to_jsonb(p) - 'oid', obj_description(oid, 'pg_publication'))

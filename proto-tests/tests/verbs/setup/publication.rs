@@ -2,6 +2,7 @@
 //! UPDATE and DELETE.
 
 use super::{admin, ends, inventories, wait_for_free_slot};
+use proto_tests::limited;
 use proto_tests::sidecar;
 use proto_tests::stage::Stage;
 use tokio_postgres::Client;
@@ -272,10 +273,8 @@ async fn the_printed_command_starts_the_daemon() {
     );
     ends(&made, 0, &["left to the daemon"]);
     let command = made.json().unwrap()["command"].as_str().unwrap().to_owned();
-    let words = std::process::Command::new("sh")
-        .args(["-c", &format!("seqshadow() {{ printf '%s\\n' \"$@\"; }}; {command}")])
-        .output()
-        .unwrap();
+    let words = format!("seqshadow() {{ printf '%s\\n' \"$@\"; }}; {command}");
+    let words = limited::output(std::process::Command::new("sh").args(["-c", &words])).unwrap();
     let words: Vec<String> = String::from_utf8(words.stdout).unwrap().lines().map(str::to_owned).collect();
     let shadow = proto_tests::shadow::ShadowCommand::new(words).start().unwrap();
     stage.on_publisher("INSERT INTO orders (note) SELECT 'x' FROM generate_series(1, 300)").await;

@@ -20,6 +20,19 @@ pub(super) async fn bare(publisher: u32, subscriber: u32) -> Stage {
     Stage { pair, publisher, subscriber }
 }
 
+/// As [`bare`], with an administrator who is no superuser, and the flags that name both servers for them.
+pub(super) async fn with_boss(publisher: u32, subscriber: u32) -> (Stage, [String; 2]) {
+    let stage = bare(publisher, subscriber).await;
+    let sql = "CREATE ROLE boss LOGIN CREATEROLE REPLICATION; GRANT CREATE ON DATABASE shop TO boss;
+               ALTER TABLE orders OWNER TO boss; ALTER TABLE \"Größe\".items OWNER TO boss;
+               ALTER SCHEMA \"Größe\" OWNER TO boss; GRANT USAGE ON SCHEMA public TO boss WITH GRANT OPTION;
+               GRANT CREATE ON SCHEMA public TO boss";
+    stage.pair.on_both(sql).await.unwrap();
+    let publisher = format!("--publisher={}", stage.pair.publisher.conninfo_as("boss", "shop"));
+    let subscriber = format!("--subscriber={}", stage.pair.subscriber.conninfo_as("boss", "shop"));
+    (stage, [publisher, subscriber])
+}
+
 fn daemon(pair: &Pair, role: &str) -> ShadowCommand {
     let publisher = format!("--publisher={}", pair.publisher.conninfo_as(role, "shop"));
     let subscriber = format!("--subscriber={}", pair.subscriber.conninfo_as(role, "shop"));
@@ -122,21 +135,9 @@ async fn what_a_grant_does_not_give_is_left_to_a_person() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_administrator_who_is_no_superuser_sets_up_and_tears_down() {
     for (publisher, subscriber) in [(14, 17), (17, 14)] {
-        let stage = bare(publisher, subscriber).await;
-        stage
-            .pair
-            .on_both(
-                "CREATE ROLE boss LOGIN CREATEROLE REPLICATION; GRANT CREATE ON DATABASE shop TO boss;
-                 ALTER TABLE orders OWNER TO boss; ALTER TABLE \"Größe\".items OWNER TO boss;
-                 ALTER SCHEMA \"Größe\" OWNER TO boss; GRANT USAGE ON SCHEMA public TO boss WITH GRANT OPTION;
-                 GRANT CREATE ON SCHEMA public TO boss",
-            )
-            .await
-            .unwrap();
+        let (stage, boss) = with_boss(publisher, subscriber).await;
         let before = inventories(&stage).await;
-        let publisher = format!("--publisher={}", stage.pair.publisher.conninfo_as("boss", "shop"));
-        let subscriber = format!("--subscriber={}", stage.pair.subscriber.conninfo_as("boss", "shop"));
-        let servers = [publisher.as_str(), subscriber.as_str()];
+        let servers = [boss[0].as_str(), boss[1].as_str()];
         let flags = [&servers[..], &["--role=shadow", "--grant"]].concat();
         ends(&admin(&stage.pair, "setup", &flags), 0, &["Done"]);
         ends(&admin(&stage.pair, "setup", &flags), 0, &["nothing was changed"]);
