@@ -1,10 +1,11 @@
 //! Marks: the furthest id seen per sequence, from one connection's stream.
 //!
-//! In: what [`Tap`](crate::pgoutput::Tap) decodes. Out: once per batch, what changed, into the [`Handover`]. It does
-//! no IO and never waits. The hot path is a `Vec` slot per sequence.
+//! In: what [`Tap`](crate::pgoutput::Tap) decodes. Out: once per batch, what changed, into the [`Handover`]; in bulk once
+//! per [`HELD_IN_BULK`]. It does no IO and never waits. The hot path is a `Vec` slot per sequence.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -13,6 +14,10 @@ use crate::pgoutput::transaction::{Commit, CommitPrepared, Prepare, RollbackPrep
 use crate::pgoutput::{Relation, Sink, Tracked, Truncation, Unreadable};
 use crate::tracking::{Tracking, Watched};
 use crate::types::{Lsn, QualifiedName, quote_identifier};
+
+/// How long marks may be held back in bulk, where nobody waits for one row. What all rows of so long a time say of a
+/// sequence is told once.
+const HELD_IN_BULK: Duration = Duration::from_millis(5);
 
 /// One sequence's maximum. Ids of descending sequences are kept complemented (`!id` turns the order around without
 /// overflowing), so that the hot path only ever asks for the greater one. With many sequences each id finds its mark out
@@ -87,6 +92,8 @@ pub struct Observer {
     newest_commit: Option<i64>,
     /// Sequences of which a value could not be read since the last handing over.
     unreadable: BTreeSet<u32>,
+    /// When that was.
+    given: Option<Instant>,
 }
 
 impl Observer {
@@ -106,6 +113,7 @@ impl Observer {
             unknown_tables: false,
             newest_commit: None,
             unreadable: BTreeSet::new(),
+            given: None,
         }
     }
 
@@ -178,7 +186,19 @@ impl Observer {
         }
     }
 
-    /// Hands over what changed since the last call.
+    /// Hands over what changed since the last time; in bulk not before [`HELD_IN_BULK`] is over. Whether it is held
+    /// back: then this has to be called again, also if nothing more comes.
+    pub fn give_in_time(&mut self, handover: &Handover, now: Instant, in_bulk: bool) -> bool {
+        let given = *self.given.get_or_insert(now);
+        if in_bulk && now.saturating_duration_since(given) < HELD_IN_BULK {
+            return true;
+        }
+        self.given = Some(now);
+        self.give(handover);
+        false
+    }
+
+    /// Hands over what changed since the last time.
     pub fn give(&mut self, handover: &Handover) {
         for slot in std::mem::take(&mut self.unreadable) {
             handover.unreadable(slot);

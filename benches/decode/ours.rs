@@ -1,9 +1,10 @@
 //! Ours, as the daemon's stream task does it: fill the buffer, find messages, decode, mark, hand over.
 //!
 //! It is the loop of `seqshadow::publisher::stream` without the socket, made of the same parts: [`Scanner`],
-//! [`Backend`], [`Replication`], [`Tap`], [`Observer`] and, after each read, [`Handover`].
+//! [`Backend`], [`Replication`], [`Tap`], [`Observer`] and, in time, [`Handover`].
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use seqshadow::handover::Handover;
@@ -52,13 +53,14 @@ impl Sunk {
         self.observer.take_limits(&self.handover);
     }
 
+    /// As the stream task does it in bulk.
     pub fn end_batch(&mut self) {
-        self.observer.give(&self.handover);
+        self.observer.give_in_time(&self.handover, Instant::now(), true);
     }
 
     /// What was handed over; the observer begins anew.
     pub fn marks(&mut self) -> Vec<Option<i64>> {
-        self.end_batch();
+        self.observer.give(&self.handover);
         self.observer = Observer::new(self.tracking.clone());
         let mut marks = vec![None; self.tracking.descending.len()];
         for (slot, seen) in self.handover.take().seen {

@@ -158,7 +158,8 @@ impl Path {
         self.buffer.put_slice(bytes);
         let Path { scanner, buffer, tap, observer, progress, .. } = self;
         decode(scanner, buffer, tap, observer, progress, |_, _| {})?;
-        self.observer.give(&self.handover);
+        // Of a recorded stream nobody waits for one row.
+        self.observer.give_in_time(&self.handover, Instant::now(), true);
         self.spent = self.spent.saturating_add(begun.elapsed());
         Ok(())
     }

@@ -355,7 +355,8 @@ fn yes(certificate: &Certificate, written: &str) -> String {
             out += &hang(&format!("  set aside, not part of the proof: {} {ids}", proof.sequence), 4);
         }
     }
-    out + &format!("certificate: {written}\n") + "Next: seqshadow reverse --apply, if the way back shall stay open; then let the\napplication use the subscriber.\n"
+    out + &format!("certificate: {written}\n")
+        + "Next: seqshadow reverse --apply, if the way back shall stay open; then let the\napplication use the subscriber.\n"
 }
 
 /// How many have the publisher's own state, and which have not.

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What it may cost in bulk: a hundredth of [`STALE`] at most, a tenth of [`LONG`].
 const DELAY_IN_BULK: Duration = Duration::from_millis(5);
-const PATIENCE_IN_BULK: Duration = Duration::from_millis(10);
+pub(super) const PATIENCE_IN_BULK: Duration = Duration::from_millis(10);
 
 /// A commit that was so old when it was sent is part of a backlog.
 const STALE: Duration = Duration::from_secs(1);
@@ -72,6 +72,12 @@ impl Wakeups {
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
         self.moderation.patience()
+    }
+
+    /// Whether nobody waits for what comes now.
+    #[must_use]
+    pub fn in_bulk(&self) -> bool {
+        self.moderation.in_bulk
     }
 
     /// A read brought `bytes`.

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::connection::ReplicationError;
-use super::moderation::Wakeups;
+use super::moderation::{PATIENCE_IN_BULK, Wakeups};
 use crate::alive::{Alive, BEAT};
 use crate::confirm::{FlushLsn, Synchronous};
 use crate::handover::Handover;
@@ -114,6 +114,7 @@ pub async fn run(
             dead_after: timing.dead_after,
             silence: Silence::default(),
             wakeups,
+            held: false,
         };
         let read = read(incoming, received, &mut tap, &mut observer, shared, &wanted);
         let write = write(&mut writing, flush, progress, &wanted, timing);
@@ -164,7 +165,8 @@ async fn read(
             Ok(Batch { .. }) => {}
             Err(error) => return End::Failed(error),
         }
-        observer.give(&shared.handover);
+        let in_bulk = incoming.wakeups.in_bulk();
+        incoming.held = observer.give_in_time(&shared.handover, std::time::Instant::now(), in_bulk);
         shared.alive.beat();
         if stuck.is(*shared.flush.borrow()) {
             return End::Stuck;
@@ -211,10 +213,12 @@ struct Incoming<'a> {
     dead_after: Duration,
     silence: Silence,
     wakeups: Wakeups,
+    /// Marks are held back for a moment, and have to be handed over if nothing more comes.
+    held: bool,
 }
 
 impl Incoming<'_> {
-    /// Reads what is there, or returns early when the catalog changed. A publisher that is silent for half of
+    /// Reads what is there, or returns early when the catalog changed or marks were held back for long enough. A publisher that is silent for half of
     /// `dead_after` is asked for a sign of life.
     async fn read_some(
         &mut self,
@@ -228,7 +232,11 @@ impl Incoming<'_> {
             }
             let left = self.dead_after.saturating_sub(self.silence.since.elapsed());
             let collecting = self.wakeups.patience();
-            let patience = collecting.unwrap_or_else(|| left.clamp(LAST_TRY, BEAT));
+            let patience = match collecting {
+                Some(patience) => patience,
+                None if self.held => PATIENCE_IN_BULK,
+                None => left.clamp(LAST_TRY, BEAT),
+            };
             tokio::select! {
                 read = timeout(patience, self.socket.read_buf(buffer)) => match read {
                     Ok(Ok(0)) => return Err(ReplicationError::Closed),
@@ -238,7 +246,12 @@ impl Incoming<'_> {
                         return Ok(());
                     }
                     Ok(Err(error)) => return Err(error.into()),
-                    Err(_) if collecting.is_some() => self.wakeups.overdue(),
+                    Err(_) if collecting.is_some() || self.held => {
+                        self.wakeups.overdue();
+                        if self.held {
+                            return Ok(());
+                        }
+                    }
                     Err(_) if self.silence.since.elapsed() >= self.dead_after => {
                         return Err(ReplicationError::Silent(self.dead_after));
                     }
