@@ -7,7 +7,7 @@ mod own;
 mod stamp;
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
@@ -25,6 +25,9 @@ use crate::subscriber::advance::Advancer;
 use crate::subscriber::function::load_catalog;
 use crate::types::{Lsn, Oid, QualifiedName};
 use own::own_tables;
+
+/// When looking into tables took longer, a sequence that seems to be behind them is read again: it may have been moved.
+const OLD: Duration = Duration::from_millis(50);
 
 /// How thoroughly tables are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,10 +162,14 @@ impl<'a> Surveyor<'a> {
     /// Reads the definitions of both sides, which are no older than `stamps`.
     async fn learn(&mut self, stamps: [String; 2]) -> Result<Known, SidesError> {
         let client = &self.sides.subscriber.client;
-        let catalog = on_subscriber(load_catalog(client, self.settings.advance_function.as_ref())).await?;
+        let (definitions, catalog) = futures_util::future::join(
+            self.look.definitions(&self.sides.publications),
+            on_subscriber(load_catalog(client, self.settings.advance_function.as_ref())),
+        )
+        .await;
+        let (definitions, catalog) = (definitions.map_err(SidesError::on_publisher)?, catalog?);
         let renames = self.settings.renames_by_publisher();
-        let compared = self.look.compare(&catalog, &self.sides.publications, &renames).await;
-        let compared = compared.map_err(SidesError::on_publisher)?;
+        let compared = self.look.compare_with(definitions, &catalog, &renames);
         let mut consumers = catalog.sequences.iter().flat_map(|sequence| &sequence.consumers);
         let is_whole = !consumers.any(|consumer| consumer.readable == Readable::NotNow);
         Ok(Known { stamps, catalog, compared, is_whole })
@@ -183,8 +190,17 @@ impl<'a> Surveyor<'a> {
             by_oid.insert(one.oid(), index);
         }
 
-        self.hear(&mut managed, &by_oid, tag, &followed).await?;
         let client = &self.sides.subscriber.client;
+        let (values, states) = futures_util::future::join(
+            on_publisher(self.look.values(&followed)),
+            on_subscriber(self.advancer.reader().read(client, &followed)),
+        )
+        .await;
+        heard(&mut managed, &by_oid, tag, values?);
+        for (one, reading) in managed.iter_mut().filter(|one| one.excluded.is_none()).zip(states?) {
+            stands(one, reading);
+        }
+        let read_at = Instant::now();
         let (there, here) = futures_util::future::join(
             self.publisher_tables(&managed, &followed),
             own_tables(client, self.settings, &self.role, &managed, depth),
@@ -206,12 +222,15 @@ impl<'a> Surveyor<'a> {
             .collect();
         if !asked.is_empty() {
             let again = on_publisher(self.look.current_lsn()).await?;
-            self.hear(&mut managed, &by_oid, again, &asked).await?;
+            heard(&mut managed, &by_oid, again, on_publisher(self.look.values(&asked)).await?);
             for one in &mut managed {
                 one.judge_outlier(self.settings.outliers);
             }
         }
-        read_states(client, self.advancer.reader(), &mut managed).await?;
+        if read_at.elapsed() > OLD {
+            let behind = managed.iter_mut().filter(|one| one.is_behind());
+            read_states(client, self.advancer.reader(), behind).await?;
+        }
         let mut sequences = Vec::with_capacity(managed.len());
         let renames = self.settings.renames_by_publisher();
         let renamed = |name: &QualifiedName| renames.get(name).unwrap_or(name).clone();
@@ -281,23 +300,6 @@ impl<'a> Surveyor<'a> {
         })
     }
 
-    /// Takes in where the publisher's sequences stand.
-    async fn hear(
-        &self,
-        managed: &mut [Managed],
-        by_oid: &HashMap<Oid, usize>,
-        tag: Lsn,
-        asked: &[&Sequence],
-    ) -> Result<(), SidesError> {
-        let values: Vec<(Oid, PublisherValue)> = on_publisher(self.look.values(asked)).await?;
-        for (oid, value) in values {
-            if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
-                one.heard_from_publisher(tag, value);
-            }
-        }
-        Ok(())
-    }
-
     /// Looks for what lies in the publisher's tables.
     async fn publisher_tables(
         &self,
@@ -308,6 +310,20 @@ impl<'a> Surveyor<'a> {
             managed.iter().map(|one| (one.oid(), limit(self.settings, one))).collect();
         let (found, unread) = on_publisher(self.look.tables(followed, &limits)).await?;
         Ok(PublisherTables { found, unread })
+    }
+}
+
+/// Takes in where the publisher's sequences stood, at `tag` or later.
+fn heard(
+    managed: &mut [Managed],
+    by_oid: &HashMap<Oid, usize>,
+    tag: Lsn,
+    values: Vec<(Oid, PublisherValue)>,
+) {
+    for (oid, value) in values {
+        if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
+            one.heard_from_publisher(tag, value);
+        }
     }
 }
 

@@ -107,12 +107,15 @@ impl Mover<'_> {
         let give_up = Instant::now() + PATIENCE;
         let mut durable_at = Lsn::ZERO;
         loop {
-            let mut waiting = 0;
-            for batch in due(survey).chunks(BATCH) {
+            let (mut waiting, mut looked_at) = (0_usize, 0_usize);
+            let now_due = due(survey);
+            for batch in now_due.chunks(BATCH) {
                 let (blocked, lsn) = self.sync_batch(survey, batch, lead).await?;
-                waiting += blocked;
+                waiting = waiting.saturating_add(blocked);
+                looked_at = looked_at.saturating_add(batch.len());
                 durable_at = durable_at.max(lsn);
-                progress(total.saturating_sub(due(survey).len()), total);
+                let to_come = now_due.len().saturating_sub(looked_at).saturating_add(waiting);
+                progress(total.saturating_sub(to_come), total);
             }
             let left = due(survey).len();
             if left == 0 || waiting == left && Instant::now() > give_up {

@@ -42,6 +42,15 @@ pub type InTable = (Oid, Option<i64>, Option<i64>);
 /// Publisher table name → subscriber table name, where they differ.
 pub type Renames = HashMap<QualifiedName, QualifiedName>;
 
+/// What the publisher defines.
+#[derive(Debug)]
+pub(crate) struct Definitions {
+    catalog: Catalog,
+    publications: Publications,
+    /// Nothing where a table is locked.
+    tables: Option<HashMap<QualifiedName, Published>>,
+}
+
 /// What a comparison of both sides found.
 #[derive(Debug)]
 pub struct Compared {
@@ -103,12 +112,33 @@ impl Look {
         publications: &[String],
         renames: &Renames,
     ) -> Result<Compared, SqlError> {
-        let mut publisher = sql::within(LOOK_TIMEOUT, catalog::load(&self.client)).await?;
-        self.incomplete = publisher.remember(&self.publisher);
-        self.publisher = publisher;
+        let definitions = self.definitions(publications).await?;
+        Ok(self.compare_with(definitions, subscriber, renames))
+    }
+
+    /// Reads the publisher's catalog and what `publications` publish.
+    ///
+    /// # Errors
+    /// The server's or the connection's error.
+    pub(crate) async fn definitions(&self, publications: &[String]) -> Result<Definitions, SqlError> {
+        let catalog = sql::within(LOOK_TIMEOUT, catalog::load(&self.client)).await?;
         let publications = sql::within(LOOK_TIMEOUT, publication::load(&self.client, publications)).await?;
         let tables = publication::tables(&self.client, self.version, &publications);
         let tables = sql::within(LOOK_TIMEOUT, tables).await?;
+        Ok(Definitions { catalog, publications, tables })
+    }
+
+    /// Finds the counterparts of the sequences of `subscriber` and how each is covered. What could not be read because a
+    /// table is locked stays as it was known before.
+    pub(crate) fn compare_with(
+        &mut self,
+        definitions: Definitions,
+        subscriber: &Catalog,
+        renames: &Renames,
+    ) -> Compared {
+        let Definitions { catalog: mut publisher, publications, tables } = definitions;
+        self.incomplete = publisher.remember(&self.publisher);
+        self.publisher = publisher;
         let renamed = |name: &QualifiedName| renames.get(name).unwrap_or(name).clone();
         match tables {
             Some(tables) => {
@@ -132,7 +162,7 @@ impl Look {
         }
         let is_blind = |coverage: &Coverage| matches!(coverage, Coverage::Blind(_));
         self.blind = found.iter().filter(|(_, c)| is_blind(c)).map(|(oid, _)| *oid).collect();
-        Ok(Compared { publications, coverage: found })
+        Compared { publications, coverage: found }
     }
 
     /// A position that everything read afterwards is not older than.

@@ -27,6 +27,8 @@ pub async fn run(size: &Size, report: &mut Report) -> Result<()> {
 
 async fn beside_native(size: &Size, report: &mut Report) -> Result<()> {
     let section = "sync of n sequences, each 1000 behind";
+    // REFRESH PUBLICATION and REFRESH SEQUENCES take a lock for each sequence, all in one transaction.
+    let server = || server().set("max_locks_per_transaction", "2048");
     let pair = Pair::with(MAJOR, MAJOR, PairOptions { publisher: server(), subscriber: server() }).await?;
     let (publisher, subscriber) = pair.clients().await?;
     publisher.batch_execute("CREATE PUBLICATION everything FOR ALL SEQUENCES").await?;
