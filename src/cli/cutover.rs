@@ -187,7 +187,7 @@ async fn gate(
         dry_run: args.dry_run,
     };
     // Before anybody is kept from writing it must be certain that there is a place for the certificate.
-    let place = if args.dry_run { None } else { Place::open(args)? };
+    let place = Place::open(args)?;
     let mut screen = Screen { json: args.common.json, place, written: None };
     let outcome = cutover(&databases, environment, &request, &mut screen, signalled()).await;
     if let Some(place) = screen.place.take() {

@@ -94,12 +94,14 @@ impl Plan {
     pub fn script(&self, publisher: &str, subscriber: &str) -> String {
         let (publisher, subscriber) = (flat(publisher), flat(subscriber));
         let mut out = format!(
-            "-- seqshadow plan, made {}\n-- publisher:  {publisher}, looked at up to {}\n-- subscriber: {subscriber}\n--\n\
+            "-- seqshadow plan, made {}, of the publisher's state at {}\n-- publisher:  {publisher}\n-- subscriber: {subscriber}\n--\n\
              -- Run it on the subscriber: psql -X -v ON_ERROR_STOP=1 -f plan.sql\n\
              -- A line moves its sequence forward or not at all, but for a CYCLE sequence: its\n\
              -- line says so, and gives it the publisher's state, also back. While others\n\
              -- call nextval there, use seqshadow sync instead, which cannot race with them.\n\n\
-             SET lock_timeout = '5s';\n",
+             SET lock_timeout = '5s';\n\
+             -- A server that was cut over from is read-only by default.\n\
+             SET default_transaction_read_only = off;\n",
             self.at, self.publisher_lsn
         );
         for one in &self.moves {

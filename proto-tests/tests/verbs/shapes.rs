@@ -101,7 +101,7 @@ async fn the_json_of_every_verb_keeps_its_shape() {
     printed(pair, "status", "status", &["--slot=ours"]);
     stage.on_subscriber("ALTER SEQUENCE narrow MAXVALUE 5000").await;
     printed(pair, "setup", "setup", &["--slot=ours", "--role=shadow", "--grant"]);
-    printed(pair, "dry_run", "cutover", &["--dry-run"]);
+    printed(pair, "dry_run", "cutover", &["--dry-run", "--writes-stopped"]);
     printed(pair, "abort", "cutover", &["--abort"]);
     printed(pair, "certificate", "cutover", &["--slot=ours", "--writes-stopped"]);
     printed(pair, "reverse_refused", "reverse", &["--slot=ours", "--apply"]);

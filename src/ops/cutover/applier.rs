@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Row};
 
 use super::stop::{Blocker, Stop};
 use crate::ops::ask::Side;
+use crate::publisher::connection::APPLICATION_NAME;
 use crate::sides::{Sides, SidesError};
 use crate::subscriber::subscription::{self, Subscription};
 use crate::types::{Lsn, QualifiedName, quote_identifier};
@@ -27,6 +28,15 @@ pub enum Applier {
     /// Another program, whatever it confirms: a row of this published table is written, and waited for. The table has a
     /// column `token text`.
     Heartbeat(QualifiedName),
+}
+
+/// A slot of ours says how far the ids are that we saw, and nothing of rows.
+pub(super) fn is_seqshadow(slot: &str) -> Blocker {
+    Blocker::new(
+        "applier-is-seqshadow",
+        format!("slot {slot} is that of a seqshadow, which applies no rows"),
+        "name the slot of whoever writes the rows to the subscriber, or leave --applier-slot out for a subscription",
+    )
 }
 
 impl Applier {
@@ -135,7 +145,14 @@ impl Applier {
                 relations_ready(&sides.subscriber.client, name).await?;
                 confirmed(publisher, slot).await.map(drop)
             }
-            Applier::Slot(slot) => confirmed(publisher, slot).await.map(drop),
+            Applier::Slot(slot) => {
+                let sql = "SELECT EXISTS (SELECT FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
+                                           WHERE s.slot_name = $1 AND a.application_name = $2)";
+                if Side::Publisher.value(publisher, sql, &[slot, &APPLICATION_NAME]).await? {
+                    return Err(is_seqshadow(slot).into());
+                }
+                confirmed(publisher, slot).await.map(drop)
+            }
             Applier::Heartbeat(table) => {
                 for (side, client) in
                     [(Side::Publisher, publisher), (Side::Subscriber, &sides.subscriber.client)]

@@ -150,7 +150,7 @@ impl<'a> Gate<'a> {
     }
 
     /// What can be known before anybody is kept from writing.
-    pub(super) async fn before_the_pause(&mut self, by_us: bool, give_up: Instant) -> Result<(), Stop> {
+    pub(super) async fn before_the_pause(&mut self, by: WritesStopped, give_up: Instant) -> Result<(), Stop> {
         let client = &self.publisher.client;
         let standby: bool = Side::Publisher.value(client, "SELECT pg_is_in_recovery()", &[]).await?;
         if standby {
@@ -161,8 +161,8 @@ impl<'a> Gate<'a> {
             )
             .into());
         }
-        if by_us {
-            self.nobody_exempt().await?;
+        self.nobody_exempt(by).await?;
+        if by == WritesStopped::ByUs {
             writes::may_stop(&self.control.client, &self.own_sessions()).await??;
         }
         let client = &self.publisher.client;
@@ -201,8 +201,8 @@ impl<'a> Gate<'a> {
 
     /// Stops the writes, or sees that they are stopped.
     pub(super) async fn stop_writes(&mut self, by: WritesStopped, give_up: Instant) -> Result<(), Stop> {
+        self.nobody_exempt(by).await?;
         if by == WritesStopped::ByUs {
-            self.nobody_exempt().await?;
             let control = &self.control.client;
             let patience = give_up.saturating_duration_since(Instant::now());
             let keep = self.own_sessions();
@@ -216,11 +216,42 @@ impl<'a> Gate<'a> {
             );
         }
         self.nobody_writes(give_up).await?;
-        self.nothing_prepared().await
+        self.nothing_prepared().await?;
+        self.nobody_older(by).await
+    }
+
+    /// A session that was there before the user's own setting is not bound by it, and which those are nobody can see.
+    async fn nobody_older(&self, by: WritesStopped) -> Result<(), Stop> {
+        if by != WritesStopped::BySetting {
+            return Ok(());
+        }
+        let sessions = writes::others(&self.publisher.client, &self.own_sessions()).await?;
+        let Some(first) = sessions.first() else { return Ok(()) };
+        let pids = sessions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Err(Blocker::new(
+            "sessions-may-write",
+            format!(
+                "sessions are connected to the publisher that may be older than its default_transaction_read_only, and \
+                 would then write on: pid {pids}"
+            ),
+            format!(
+                "end them there: SELECT pg_terminate_backend({first}); or use --stop-writes, which ends them; or say \
+                 --writes-stopped if they write no more"
+            ),
+        )
+        .into())
+    }
+
+    /// What only a rehearsal looks at before the pause: our own sidecar keeps up, and `by` is enough for the writes to be
+    /// stopped.
+    pub(super) async fn rehearse(&self, by: WritesStopped, give_up: Instant) -> Result<(), Stop> {
+        let now = emit(&self.publisher.client, "seqshadow cutover").await?;
+        self.sidecar_has(now, give_up).await?;
+        self.would_be_stopped(by).await
     }
 
     /// Whether `by` is enough for the writes to be stopped when it comes to that.
-    pub(super) async fn would_be_stopped(&self, by: WritesStopped) -> Result<(), Stop> {
+    async fn would_be_stopped(&self, by: WritesStopped) -> Result<(), Stop> {
         if by != WritesStopped::BySetting || writes::are_stopped(&self.publisher.client).await? {
             return Ok(());
         }
@@ -238,7 +269,10 @@ impl<'a> Gate<'a> {
     }
 
     /// No role may have a setting of its own that lets it write on.
-    async fn nobody_exempt(&self) -> Result<(), Stop> {
+    async fn nobody_exempt(&self, by: WritesStopped) -> Result<(), Stop> {
+        if by == WritesStopped::AsTheOperatorSays {
+            return Ok(());
+        }
         let exempt = writes::exempt_roles(&self.control.client).await?;
         let Some(role) = exempt.first().map(|role| crate::types::quote_identifier(role)) else {
             return Ok(());
@@ -284,22 +318,30 @@ impl<'a> Gate<'a> {
     /// Waits for the applier, and for our own sidecar where one runs.
     pub(super) async fn wait_applied(&mut self, give_up: Instant) -> Result<(), Stop> {
         self.applier.wait(self.sides, &self.publisher.client, self.fence, give_up).await?;
-        let Some(name) = &self.settings.slot else { return Ok(()) };
-        if !self.sidecar_streams(name).await? {
+        if let Some(name) = &self.settings.slot
+            && !self.sidecar_has(self.fence, give_up).await?
+        {
             self.notes.push(format!("no seqshadow streams from slot {name}"));
-            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Waits until our own sidecar has confirmed up to `upto`. Whether one runs.
+    async fn sidecar_has(&self, upto: Lsn, give_up: Instant) -> Result<bool, Stop> {
+        let Some(name) = &self.settings.slot else { return Ok(false) };
+        if !self.sidecar_streams(name).await? {
+            return Ok(false);
         }
         loop {
             let now = confirmed(&self.publisher.client, name.as_str()).await?;
-            if now >= self.fence {
-                return Ok(());
+            if now >= upto {
+                return Ok(true);
             }
             if Instant::now() > give_up {
                 return Err(Blocker::new(
                     "sidecar-lags",
                     format!(
-                        "the running seqshadow has confirmed up to {now} on slot {name}, short of the fence at {}",
-                        self.fence
+                        "the running seqshadow has confirmed up to {now} on slot {name}, short of {upto}"
                     ),
                     "see its log or seqshadow status for what keeps it",
                 )

@@ -109,7 +109,7 @@ pub async fn cutover(
     }
     let mut gates = Vec::new();
     for (settings, sides) in databases.iter().zip(&sides) {
-        let applier = whose(sides, request)?;
+        let applier = whose(settings, sides, request)?;
         gates.push(Gate::open(settings, sides, applier, request).await?);
     }
     let outcome = tokio::select! {
@@ -148,8 +148,11 @@ async fn no_answer(gates: &[Gate<'_>]) -> Blocker {
     )
 }
 
-fn whose(sides: &Sides, request: &Request) -> Result<Applier, Stop> {
+fn whose(settings: &Settings, sides: &Sides, request: &Request) -> Result<Applier, Stop> {
     match &request.applier {
+        Some(AppliedBy::Slot(slot)) if settings.slot.as_ref().is_some_and(|own| own.as_str() == slot) => {
+            return Err(applier::is_seqshadow(slot).into());
+        }
         Some(AppliedBy::Slot(slot)) => return Ok(Applier::Slot(slot.clone())),
         Some(AppliedBy::Heartbeat(table)) => return Ok(Applier::Heartbeat(table.clone())),
         None => {}
@@ -201,15 +204,20 @@ async fn pass(gates: &mut [Gate<'_>], request: &Request, watch: &mut dyn Watch) 
     let by_us = request.writes == WritesStopped::ByUs;
     let mut clock = Clock { watch, last: Instant::now(), timings: Vec::new() };
     for gate in &mut *gates {
-        let looked = gate.before_the_pause(by_us, give_up).await;
+        let looked = gate.before_the_pause(request.writes, give_up).await;
         gate.named(looked)?;
     }
     clock.step("looked at everything before the pause", false);
     if request.dry_run {
         for gate in &*gates {
             // Last: what else stands against it is more worth to know.
-            let stopped = gate.would_be_stopped(request.writes).await;
-            gate.named(stopped)?;
+            let rehearsed = gate.rehearse(request.writes, give_up).await;
+            gate.named(rehearsed)?;
+        }
+        // Its slot goes with its connection.
+        for gate in &mut *gates {
+            let placed = gate.place_witness(give_up).await;
+            gate.named(placed)?;
         }
         let names = gates.iter().map(|gate| gate.database().to_owned());
         return Ok(Answer::NothingAgainstIt(names.collect()));

@@ -303,7 +303,7 @@ pub(super) async fn sessions_of(subscriber: &Client) -> Result<Vec<i32>, SidesEr
     rows.iter().map(|row| Side::Subscriber.get(row, 0)).collect()
 }
 
-/// How many other client sessions there are, for the record: each of them could begin to write again.
-pub(super) async fn count_others(client: &Client, keep: &[i32]) -> Result<usize, SidesError> {
-    Ok(other_sessions(client, keep, None).await?.len())
+/// The other client sessions there are: each of them could begin to write again.
+pub(super) async fn others(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
+    other_sessions(client, keep, None).await
 }

@@ -11,6 +11,7 @@ use super::Request;
 use super::connection::Route;
 use super::ends::{Ends, NEW, OLD};
 use super::found::{Piece, SlotPiece};
+use super::status::writing_roles;
 use super::tables::Tables;
 use crate::exit::ExitCode;
 use crate::ops::ask::Side;
@@ -306,7 +307,9 @@ impl Conditions {
                         forward.publications.iter().chain(&other.publications).collect();
                     let both: Vec<_> = both.into_iter().map(|name| quote_identifier(name)).collect();
                     format!(
-                        "only one is reversed, so that its tables would have no way back: let both apply everything, then                          there: DROP SUBSCRIPTION {name}; ALTER SUBSCRIPTION {} SET PUBLICATION {} WITH (copy_data =                          false);",
+                        "only one is reversed, so that its tables would have no way back: let both apply everything, then \
+                         there: DROP SUBSCRIPTION {name}; ALTER SUBSCRIPTION {} SET PUBLICATION {} WITH \
+                         (copy_data = false);",
                         quote_identifier(&forward.name),
                         both.join(", ")
                     )
@@ -336,6 +339,18 @@ impl Conditions {
                     quote_identifier(&database)
                 ),
             );
+        }
+        if !request.writes_stopped {
+            for role in writing_roles(ends).await? {
+                let role = quote_identifier(&role);
+                self.refused(
+                    format!("role {role} has default_transaction_read_only = off of its own on the old server"),
+                    format!(
+                        "its rows would be lost: ALTER ROLE {role} RESET default_transaction_read_only; (or IN DATABASE \
+                         …), or say --writes-stopped if it does not write"
+                    ),
+                );
+            }
         }
         // From the locks, which every role may see; what kind of session it is, only some may.
         let sql = "SELECT a.pid FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
@@ -368,8 +383,9 @@ impl Conditions {
         let others: i64 = NEW.value(&ends.new.client, sql, &[&ours]).await?;
         if others > 0 && ends.found.slot == SlotPiece::Absent {
             self.notes.push(format!(
-                "{others} other sessions are connected to the new server's database: what they commit before the reverse \
-                 slot is made does not go back"
+                "{} connected to the new server's database: what is committed there before the reverse slot is made does \
+                 not go back",
+                if others == 1 { "1 other session is".to_owned() } else { format!("{others} other sessions are") }
             ));
         }
         Ok(())

@@ -179,7 +179,7 @@ impl Status {
 }
 
 /// Roles whose own setting lets them write though the database's default does not.
-async fn writing_roles(ends: &Ends) -> Result<Vec<String>, SidesError> {
+pub(super) async fn writing_roles(ends: &Ends) -> Result<Vec<String>, SidesError> {
     let sql = "SELECT r.rolname::text FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
                 WHERE 'default_transaction_read_only=off' = ANY(s.setconfig)
                   AND (s.setdatabase = 0

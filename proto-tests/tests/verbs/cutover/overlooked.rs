@@ -3,6 +3,7 @@
 use super::{at_rest, blocker, command, confirm, database_settings, run};
 use proto_tests::pair::DATABASE;
 use proto_tests::sql::{connect, wait_for};
+use proto_tests::stage::Stage;
 use proto_tests::verb;
 
 /// Our own publication shows the id column only, the subscription's shows all of them.
@@ -134,7 +135,26 @@ async fn writes_that_nothing_stops() {
     assert_eq!(cut.code(), 0, "{}", cut.all());
     assert!(std::fs::read_to_string(&certificate).unwrap().contains("is the operator's word"));
     stage.on_publisher("ALTER DATABASE shop SET default_transaction_read_only = on").await;
-    let cut = run(&stage.pair, directory.path(), &["--unknown-writes"]);
+    // A session that is older than the setting writes on.
+    let older = run(&stage.pair, directory.path(), &["--unknown-writes"]);
+    assert_eq!((older.code(), blocker(&older).as_str()), (1, "sessions-may-write"), "{}", older.all());
+    let Stage { pair, publisher, .. } = stage;
+    drop(publisher);
+    let admin = connect(&pair.publisher.conninfo("postgres")).await.unwrap();
+    wait_for(
+        &pair.publisher.conninfo("postgres"),
+        "the last session to end",
+        "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'shop' AND backend_type = 'client backend'
+                               AND pid NOT IN (SELECT pid FROM pg_stat_replication))",
+    )
+    .await
+    .unwrap();
+    // Nor does a role keep to it that has a setting of its own.
+    admin.batch_execute("ALTER ROLE app SET default_transaction_read_only = off").await.unwrap();
+    let exempt = run(&pair, directory.path(), &["--unknown-writes"]);
+    assert_eq!((exempt.code(), blocker(&exempt).as_str()), (1, "role-writes-on"), "{}", exempt.all());
+    admin.batch_execute("ALTER ROLE app RESET default_transaction_read_only").await.unwrap();
+    let cut = run(&pair, directory.path(), &["--unknown-writes"]);
     assert_eq!(cut.code(), 0, "{}", cut.all());
     assert!(!std::fs::read_to_string(&certificate).unwrap().contains("operator's word"));
 }
@@ -163,4 +183,19 @@ async fn a_publisher_that_is_another_one() {
                 .await;
         }
     }
+}
+
+/// Its slot says how far the ids are that were seen, and nothing of rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_applier_slot_that_is_a_seqshadow() {
+    let stage = at_rest(14, 17).await;
+    let shadow = proto_tests::sidecar::start(&stage.pair, &[]).unwrap();
+    stage.on_subscriber("ALTER SUBSCRIPTION sub DISABLE").await;
+    stage.on_publisher("INSERT INTO orders (note) SELECT 'unseen' FROM generate_series(1, 100)").await;
+    let directory = tempfile::tempdir().unwrap();
+    for flags in [&["--slot=ours", "--applier-slot=ours"][..], &["--applier-slot=ours"]] {
+        let cut = run(&stage.pair, directory.path(), flags);
+        assert_eq!((cut.code(), blocker(&cut).as_str()), (1, "applier-is-seqshadow"), "{}", cut.all());
+    }
+    drop(shadow);
 }

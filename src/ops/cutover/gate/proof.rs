@@ -135,7 +135,7 @@ impl Gate<'_> {
                 Verdict::Unproven(why) => return Err(unproven(one, &why).into()),
             }
         }
-        self.sessions_left = writes::count_others(&self.publisher.client, &self.own_sessions()).await?;
+        self.sessions_left = writes::others(&self.publisher.client, &self.own_sessions()).await?.len();
         if proven.sequences.iter().any(|one| one.managed.sequence.definition.cache > 1) {
             self.subscriber_sessions = writes::sessions_of(&self.sides.subscriber.client).await?;
         }
