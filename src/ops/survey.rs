@@ -6,7 +6,7 @@
 mod own;
 mod stamp;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -23,7 +23,7 @@ use crate::sides::{Sides, SidesError};
 use crate::sql;
 use crate::subscriber::advance::Advancer;
 use crate::subscriber::function::load_catalog;
-use crate::types::{Lsn, Oid, QualifiedName};
+use crate::types::{Lsn, Oid};
 use own::own_tables;
 
 /// When looking into tables took longer, a sequence that seems to be behind them is read again: it may have been moved.
@@ -207,8 +207,7 @@ impl<'a> Surveyor<'a> {
         )
         .await;
         let (there, here) = (there?, here?);
-        let on_publisher_unread = there.unread;
-        for (oid, within, beyond) in there.found {
+        for (oid, within, beyond) in there {
             if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
                 take(one, within, beyond, self.settings.outliers, Managed::seen_in_table);
             }
@@ -232,18 +231,9 @@ impl<'a> Surveyor<'a> {
             read_states(client, self.advancer.reader(), behind).await?;
         }
         let mut sequences = Vec::with_capacity(managed.len());
-        let renames = self.settings.renames_by_publisher();
-        let renamed = |name: &QualifiedName| renames.get(name).unwrap_or(name).clone();
         for one in managed {
+            // The publisher's column does not speak for the subscriber's, which may have rows of its own.
             let mut gaps = gaps.remove(&one.oid()).unwrap_or_default();
-            // What the publisher's columns show covers what the same columns of the subscriber do not.
-            if !on_publisher_unread.contains(&one.oid())
-                && one.excluded.is_none()
-                && !gaps.is_empty()
-                && self.look.reads_every_table(&one.sequence, renamed)
-            {
-                gaps.clear();
-            }
             gaps.extend(self.unlogged_here_only(&one));
             sequences.push(Surveyed { managed: one, gaps });
         }
@@ -305,11 +295,11 @@ impl<'a> Surveyor<'a> {
         &self,
         managed: &[Managed],
         followed: &[&Sequence],
-    ) -> Result<PublisherTables, SidesError> {
+    ) -> Result<Vec<InTable>, SidesError> {
         let limits: HashMap<Oid, i64> =
             managed.iter().map(|one| (one.oid(), limit(self.settings, one))).collect();
-        let (found, unread) = on_publisher(self.look.tables(followed, &limits)).await?;
-        Ok(PublisherTables { found, unread })
+        let (found, _) = on_publisher(self.look.tables(followed, &limits)).await?;
+        Ok(found)
     }
 }
 
@@ -335,13 +325,6 @@ struct Known {
     compared: Compared,
     /// Nothing was left out because of a lock.
     is_whole: bool,
-}
-
-/// What lies in the publisher's tables.
-struct PublisherTables {
-    found: Vec<InTable>,
-    /// Sequences of which not every table could be read.
-    unread: HashSet<Oid>,
 }
 
 fn manage(settings: &Settings, catalog: &Catalog) -> Vec<Managed> {
