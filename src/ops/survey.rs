@@ -46,6 +46,7 @@ pub(crate) struct Surveyor<'a> {
     advancer: Advancer,
     role: String,
     known: Option<Known>,
+    cycle_back: bool,
 }
 
 /// What one look found.
@@ -85,7 +86,12 @@ impl<'a> Surveyor<'a> {
             .in_bulk();
         let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
         let role = role.try_get(0).map_err(SidesError::on_subscriber)?;
-        Ok(Surveyor { sides, settings, look, advancer, role, known: None })
+        Ok(Surveyor { sides, settings, look, advancer, role, known: None, cycle_back: false })
+    }
+
+    /// Whether a CYCLE sequence that is further than the publisher's is to be set back to its state; else it is left.
+    pub(crate) fn cycling_back(self, cycle_back: bool) -> Self {
+        Surveyor { cycle_back, ..self }
     }
 
     /// What moves sequences, on the same connection to the subscriber.
@@ -181,6 +187,7 @@ impl<'a> Surveyor<'a> {
         let mut managed = manage(self.settings, &known.catalog);
         for one in &mut managed {
             one.coverage = known.compared.coverage.get(&one.oid()).cloned();
+            one.stays_further = !self.cycle_back;
         }
         let names: Vec<Sequence> =
             managed.iter().filter(|m| m.excluded.is_none()).map(|m| m.sequence.clone()).collect();
