@@ -47,6 +47,9 @@ pub struct CutoverArgs {
     /// No lead: each sequence gets the publisher's own state, unless it is past that already
     #[arg(long)]
     exact: bool,
+    /// Set a CYCLE sequence that is further than the publisher's back to its state, too
+    #[arg(long, conflicts_with_all = ["abort", "publisher_lost"])]
+    cycle_back: bool,
     /// Scan the columns that have no index, and ids inside text, however long it takes
     #[arg(long)]
     full: bool,
@@ -182,6 +185,7 @@ async fn gate(
         },
         wait: args.wait,
         exact: args.exact,
+        cycle_back: args.cycle_back,
         depth: if args.full { Depth::Scan } else { Depth::Indexes },
         applier,
         dry_run: args.dry_run,
@@ -325,15 +329,20 @@ impl Watch for Screen {
 }
 
 fn yes(certificate: &Certificate, written: &str) -> String {
-    let (sequences, others) = certificate.counts();
-    let others = match others {
-        0 => String::new(),
-        others => format!(", {others} more past the publisher's own only"),
-    };
+    let counts = certificate.counts();
+    let others: String = [
+        (counts.past_publisher, "past the publisher's own only"),
+        (counts.past_rows, "past the ids in its tables only"),
+        (counts.as_publisher, "at the publisher's state only (CYCLE)"),
+    ]
+    .iter()
+    .filter(|(some, _)| *some > 0)
+    .map(|(some, what)| format!(", {some} more {what}"))
+    .collect();
     let mut out = hang(
         &format!(
             "YES: {} of {} proven past everything{others}.",
-            count(sequences, "sequence"),
+            count(counts.past, "sequence"),
             count(certificate.databases.len(), "database")
         ),
         5,

@@ -14,6 +14,9 @@ use crate::sides::{Needs, Sides};
 /// Flags of `plan`.
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
+    /// Set a CYCLE sequence that is further than the publisher's back to its state, too
+    #[arg(long)]
+    cycle_back: bool,
     #[command(flatten)]
     common: VerbArgs,
 }
@@ -23,7 +26,7 @@ pub struct PlanArgs {
 pub fn run(args: &PlanArgs) -> ProcessExit {
     verb::run(&args.common, async |settings, environment| {
         let sides = Sides::find(&settings, &environment, Needs::ADDRESSES).await?;
-        let mut surveyor = Surveyor::open(&sides, &settings).await?;
+        let mut surveyor = Surveyor::open(&sides, &settings).await?.cycling_back(args.cycle_back);
         let survey = surveyor.survey(Depth::Indexes).await?;
         let plan = Plan::of(&survey, settings.lead);
         if args.common.json {

@@ -24,6 +24,9 @@ pub struct SyncArgs {
     /// Name each sequence that was moved
     #[arg(short, long)]
     all: bool,
+    /// Set a CYCLE sequence that is further than the publisher's back to its state, too
+    #[arg(long)]
+    cycle_back: bool,
     #[command(flatten)]
     common: VerbArgs,
 }
@@ -34,7 +37,7 @@ pub fn run(args: &SyncArgs) -> ProcessExit {
     verb::run(&args.common, async |settings, environment| {
         let begun = Instant::now();
         let sides = Sides::find(&settings, &environment, Needs::ADDRESSES).await?;
-        let mut surveyor = Surveyor::open(&sides, &settings).await?;
+        let mut surveyor = Surveyor::open(&sides, &settings).await?.cycling_back(args.cycle_back);
         let mut survey = surveyor.survey(Depth::Indexes).await?;
         if args.dry_run {
             let plan = Plan::of(&survey, settings.lead);

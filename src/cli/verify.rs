@@ -11,7 +11,7 @@ use super::verify_data::{self, DataArgs};
 use crate::demo::text::hang;
 use crate::exit::ExitCode;
 use crate::ops::survey::{Depth, Surveyor};
-use crate::ops::verify::{PAST_PUBLISHER, Proof, Verification};
+use crate::ops::verify::{AS_PUBLISHER, PAST_PUBLISHER, PAST_ROWS, Proof, Verification};
 use crate::sides::{Needs, Sides};
 
 /// So many columns of a sequence are named.
@@ -83,12 +83,8 @@ fn text(verification: &Verification, all: bool) -> String {
         let ids = ids.join(", ");
         out += &hang(&format!("{}: set aside, and so not part of the proof: {ids}", proof.sequence), 2);
     }
-    for proof in verification.sequences.iter().filter(|proof| proof.verdict == PAST_PUBLISHER) {
-        let reason = proof.reason.clone().unwrap_or_default();
-        out += &hang(
-            &format!("{} is past the publisher's own, and no more is proven: {reason}", proof.sequence),
-            2,
-        );
+    for lesser in verification.sequences.iter().filter_map(Proof::lesser) {
+        out += &hang(&lesser, 2);
     }
     out + &summary(verification)
 }
@@ -96,16 +92,22 @@ fn text(verification: &Verification, all: bool) -> String {
 /// How many stand where.
 fn summary(verification: &Verification) -> String {
     let with = |verdict| verification.sequences.iter().filter(|proof| proof.verdict == verdict).count();
-    let (past, past_publisher) = (with("past"), with(PAST_PUBLISHER));
+    let past = with("past");
     let (behind, unproven, excluded) = (with("behind"), with("unproven"), with("excluded"));
     let excluded = if excluded > 0 { format!(", {excluded} excluded") } else { String::new() };
     let lsn = &verification.publisher_lsn;
-    let only = match past_publisher {
-        0 => String::new(),
-        some => format!("{} past the publisher's own, and no more is proven\n", count(some, "sequence")),
-    };
+    let lesser = [
+        (with(PAST_PUBLISHER), "past the publisher's own"),
+        (with(PAST_ROWS), "past the ids in its tables"),
+        (with(AS_PUBLISHER), "at the publisher's state (CYCLE)"),
+    ];
+    let only: String = lesser
+        .iter()
+        .filter(|(some, _)| *some > 0)
+        .map(|(some, what)| format!("{} {what}, and no more is proven\n", count(*some, "sequence")))
+        .collect();
     let told = if !verification.proven {
-        let past = past + past_publisher;
+        let past = lesser.iter().fold(past, |sum, (some, _)| sum.saturating_add(*some));
         format!("NOT proven: {behind} behind, {unproven} unproven; {past} past, up to {lsn}{excluded}\n")
     } else if past > 0 {
         format!(

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::survey::{Survey, Surveyed};
+use super::verdict::further;
 use crate::keeper::{Managed, Todo};
 use crate::plan::{Lead, State};
 use crate::types::quote_literal;
@@ -42,9 +43,12 @@ pub struct Move {
     pub is_called: bool,
     pub furthest_id: Option<i64>,
     pub source: Option<&'static str>,
-    /// Its ids have no order, so that it may be moved back.
+    /// Its ids have no order.
     #[serde(skip)]
     pub cycles: bool,
+    /// It may be moved back.
+    #[serde(skip)]
+    pub goes_back: bool,
     /// The statement, ready to run.
     pub sql: String,
 }
@@ -54,6 +58,9 @@ pub struct Move {
 pub struct HeldBack {
     pub sequence: String,
     pub reason: String,
+    /// What would move it all the same.
+    #[serde(skip)]
+    pub sql: Option<String>,
 }
 
 impl Plan {
@@ -76,13 +83,17 @@ impl Plan {
                 continue;
             }
             match todo(managed, lead) {
-                Todo::Nothing => plan.in_place += 1,
+                Todo::Nothing => match left_further(managed) {
+                    Some(left) => plan.held.push(left),
+                    None => plan.in_place += 1,
+                },
                 Todo::Advance { to } => {
                     plan.moves.push(Move::of(managed, State { last_value: to, is_called: true }));
                 }
                 Todo::Follow(exact) => plan.moves.push(Move::of(managed, exact)),
                 Todo::Hold(hold) => {
-                    plan.held.push(HeldBack { sequence, reason: managed.hold_text(&hold, &survey.role) });
+                    let reason = managed.hold_text(&hold, &survey.role);
+                    plan.held.push(HeldBack { sequence, reason, sql: None });
                 }
             }
         }
@@ -96,8 +107,8 @@ impl Plan {
         let mut out = format!(
             "-- seqshadow plan, made {}, of the publisher's state at {}\n-- publisher:  {publisher}\n-- subscriber: {subscriber}\n--\n\
              -- Run it on the subscriber: psql -X -v ON_ERROR_STOP=1 -f plan.sql\n\
-             -- A line moves its sequence forward or not at all, but for a CYCLE sequence: its\n\
-             -- line says so, and gives it the publisher's state, also back. While others\n\
+             -- A line moves its sequence forward or not at all, but for a CYCLE sequence where\n\
+             -- its line says so: it gets the publisher's state, also back. While others\n\
              -- call nextval there, use seqshadow sync instead, which cannot race with them.\n\n\
              SET lock_timeout = '5s';\n\
              -- A server that was cut over from is read-only by default.\n\
@@ -106,7 +117,8 @@ impl Plan {
         );
         for one in &self.moves {
             let known = match (one.furthest_id, one.source) {
-                _ if one.cycles => "CYCLE, to the publisher's state, also back".to_owned(),
+                _ if one.goes_back => "CYCLE, to the publisher's state, also back".to_owned(),
+                _ if one.cycles => "CYCLE, to the publisher's state".to_owned(),
                 (Some(id), Some("table")) => format!("furthest id {id}, in a table"),
                 (Some(id), _) => format!("furthest id {id}, of the publisher's sequence"),
                 (None, _) => "the publisher's state".to_owned(),
@@ -117,6 +129,9 @@ impl Plan {
         }
         for one in &self.held {
             let _ = write!(out, "\n-- HELD {}: {}\n", flat(&one.sequence), flat(&one.reason));
+            if let Some(sql) = &one.sql {
+                let _ = writeln!(out, "-- {}", flat(sql));
+            }
         }
         let _ = write!(
             out,
@@ -144,13 +159,34 @@ pub fn todo(managed: &Managed, lead: Lead) -> Todo {
     }
 }
 
+/// A CYCLE sequence that is further than the publisher's, and is left there.
+fn left_further(managed: &Managed) -> Option<HeldBack> {
+    let (here, there) = (managed.state?, managed.publisher_value()?.state?);
+    let is_left = managed.cycles() && managed.stays_further && managed.is_further();
+    is_left.then(|| HeldBack {
+        sequence: managed.sequence.name.to_string(),
+        reason: further(here, there),
+        sql: Some(setval(managed, there, "")),
+    })
+}
+
+fn setval(managed: &Managed, State { last_value, is_called }: State, guard: &str) -> String {
+    let name = &managed.sequence.name;
+    let literal = quote_literal(&name.to_string());
+    format!("SELECT setval({}, {last_value}, {is_called}) FROM {name}{guard};", literal.trim_start())
+}
+
 impl Move {
     fn of(managed: &Managed, to: State) -> Self {
         let name = &managed.sequence.name;
         let mark = managed.mark();
         let State { last_value, is_called } = to;
-        let guard = if managed.cycles() {
+        let goes_back = managed.cycles() && !managed.stays_further;
+        let guard = if goes_back {
             String::new()
+        } else if managed.cycles() {
+            let nearer = if managed.descending() { '>' } else { '<' };
+            format!(" WHERE NOT is_called OR last_value {nearer} {last_value}")
         } else if managed.descending() {
             format!(" WHERE last_value > {last_value} OR last_value = {last_value} AND NOT is_called")
         } else {
@@ -162,12 +198,10 @@ impl Move {
             to: last_value,
             is_called,
             cycles: managed.cycles(),
+            goes_back,
             furthest_id: mark.map(|(mark, _)| mark),
             source: mark.map(|(_, source)| source.as_str()),
-            sql: format!(
-                "SELECT setval({}, {last_value}, {is_called}) FROM {name}{guard};",
-                quote_literal(&name.to_string()).trim_start()
-            ),
+            sql: setval(managed, to, &guard),
         }
     }
 }

@@ -6,7 +6,7 @@
 mod own;
 mod stamp;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -23,7 +23,7 @@ use crate::sides::{Sides, SidesError};
 use crate::sql;
 use crate::subscriber::advance::Advancer;
 use crate::subscriber::function::load_catalog;
-use crate::types::{Lsn, Oid, QualifiedName};
+use crate::types::{Lsn, Oid};
 use own::own_tables;
 
 /// When looking into tables took longer, a sequence that seems to be behind them is read again: it may have been moved.
@@ -46,6 +46,7 @@ pub(crate) struct Surveyor<'a> {
     advancer: Advancer,
     role: String,
     known: Option<Known>,
+    cycle_back: bool,
 }
 
 /// What one look found.
@@ -85,7 +86,12 @@ impl<'a> Surveyor<'a> {
             .in_bulk();
         let role = on_subscriber(client.query_one("SELECT current_user::text", &[])).await?;
         let role = role.try_get(0).map_err(SidesError::on_subscriber)?;
-        Ok(Surveyor { sides, settings, look, advancer, role, known: None })
+        Ok(Surveyor { sides, settings, look, advancer, role, known: None, cycle_back: false })
+    }
+
+    /// Whether a CYCLE sequence that is further than the publisher's is to be set back to its state; else it is left.
+    pub(crate) fn cycling_back(self, cycle_back: bool) -> Self {
+        Surveyor { cycle_back, ..self }
     }
 
     /// What moves sequences, on the same connection to the subscriber.
@@ -181,6 +187,7 @@ impl<'a> Surveyor<'a> {
         let mut managed = manage(self.settings, &known.catalog);
         for one in &mut managed {
             one.coverage = known.compared.coverage.get(&one.oid()).cloned();
+            one.stays_further = !self.cycle_back;
         }
         let names: Vec<Sequence> =
             managed.iter().filter(|m| m.excluded.is_none()).map(|m| m.sequence.clone()).collect();
@@ -207,8 +214,7 @@ impl<'a> Surveyor<'a> {
         )
         .await;
         let (there, here) = (there?, here?);
-        let on_publisher_unread = there.unread;
-        for (oid, within, beyond) in there.found {
+        for (oid, within, beyond) in there {
             if let Some(one) = by_oid.get(&oid).and_then(|index| managed.get_mut(*index)) {
                 take(one, within, beyond, self.settings.outliers, Managed::seen_in_table);
             }
@@ -232,18 +238,9 @@ impl<'a> Surveyor<'a> {
             read_states(client, self.advancer.reader(), behind).await?;
         }
         let mut sequences = Vec::with_capacity(managed.len());
-        let renames = self.settings.renames_by_publisher();
-        let renamed = |name: &QualifiedName| renames.get(name).unwrap_or(name).clone();
         for one in managed {
+            // The publisher's column does not speak for the subscriber's, which may have rows of its own.
             let mut gaps = gaps.remove(&one.oid()).unwrap_or_default();
-            // What the publisher's columns show covers what the same columns of the subscriber do not.
-            if !on_publisher_unread.contains(&one.oid())
-                && one.excluded.is_none()
-                && !gaps.is_empty()
-                && self.look.reads_every_table(&one.sequence, renamed)
-            {
-                gaps.clear();
-            }
             gaps.extend(self.unlogged_here_only(&one));
             sequences.push(Surveyed { managed: one, gaps });
         }
@@ -305,11 +302,11 @@ impl<'a> Surveyor<'a> {
         &self,
         managed: &[Managed],
         followed: &[&Sequence],
-    ) -> Result<PublisherTables, SidesError> {
+    ) -> Result<Vec<InTable>, SidesError> {
         let limits: HashMap<Oid, i64> =
             managed.iter().map(|one| (one.oid(), limit(self.settings, one))).collect();
-        let (found, unread) = on_publisher(self.look.tables(followed, &limits)).await?;
-        Ok(PublisherTables { found, unread })
+        let (found, _) = on_publisher(self.look.tables(followed, &limits)).await?;
+        Ok(found)
     }
 }
 
@@ -335,13 +332,6 @@ struct Known {
     compared: Compared,
     /// Nothing was left out because of a lock.
     is_whole: bool,
-}
-
-/// What lies in the publisher's tables.
-struct PublisherTables {
-    found: Vec<InTable>,
-    /// Sequences of which not every table could be read.
-    unread: HashSet<Oid>,
 }
 
 fn manage(settings: &Settings, catalog: &Catalog) -> Vec<Managed> {

@@ -1,7 +1,7 @@
 //! `seqshadow sync`: brings every sequence of the subscriber up once, safely, from any publisher.
 //!
-//! In: a [`Survey`]. Out: each sequence at its target, or the reason why not. Never back: see
-//! [`crate::subscriber::advance`].
+//! In: a [`Survey`]. Out: each sequence at its target, or the reason why not. Never back (see
+//! [`crate::subscriber::advance`]), but for a CYCLE sequence where that is asked for.
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,7 @@
 //! In: a [`Surveyed`] sequence. Out: its [`Verdict`]. No IO.
 
 use super::survey::Surveyed;
+use super::verify::{AS_PUBLISHER, PAST_PUBLISHER, PAST_ROWS};
 use crate::catalog::{Consumer, Readable};
 use crate::plan::State;
 use crate::publisher::look::PublisherValue;
@@ -11,8 +12,8 @@ use crate::types::quote_identifier;
 /// Whether a sequence is proven to be past everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The next value is past every id that is known, and nothing was left out: of the publisher's sequence, and of the
-    /// columns, as far as there are any that can be read ([`Surveyed::not_by_columns`]).
+    /// The next value is past every id that is known, as far as any can be: [`Surveyed::lesser`] says where that is less
+    /// than everything.
     Past,
     /// The next value is not past the furthest id.
     Behind,
@@ -56,7 +57,7 @@ impl Surveyed {
         };
         let value = one.publisher_value();
         if one.cycles() {
-            return cycling(state, value);
+            return cycling(one.is_further(), state, value);
         }
         if one.is_behind() {
             return Verdict::Behind;
@@ -83,10 +84,28 @@ impl Surveyed {
         if self.gaps.is_empty() { Verdict::Past } else { Verdict::Unproven(self.gaps.join("; ")) }
     }
 
-    /// Why [`Verdict::Past`] does not mean past every id, but past the publisher's own sequence: no column is known to take
-    /// its values, or what one holds cannot be turned back into ids. With what to do.
+    /// What [`Verdict::Past`] means where it does not mean past every id, in one word, and why.
     #[must_use]
-    pub fn not_by_columns(&self) -> Option<String> {
+    pub fn lesser(&self) -> Option<(&'static str, String)> {
+        if self.managed.cycles() {
+            let why = "a CYCLE sequence has no furthest id, so that nothing proves it free of collisions";
+            return Some((AS_PUBLISHER, why.to_owned()));
+        }
+        let by_columns = self.not_by_columns();
+        if self.managed.publisher_value().is_some_and(|value| value.absent) {
+            let absent =
+                "the publisher has no such sequence, so that ids of deleted rows are not known".to_owned();
+            return Some((
+                PAST_ROWS,
+                [Some(absent), by_columns].into_iter().flatten().collect::<Vec<_>>().join("; "),
+            ));
+        }
+        by_columns.map(|why| (PAST_PUBLISHER, why))
+    }
+
+    /// Why it may be past the publisher's own sequence, but not past every id: no column is known to take its values, or
+    /// what one holds cannot be turned back into ids. With what to do.
+    fn not_by_columns(&self) -> Option<String> {
         let sequence = &self.managed.sequence;
         if let Some(unknown) = sequence.without_column() {
             return Some(format!(
@@ -115,13 +134,23 @@ fn may_tell(consumer: &Consumer) -> bool {
     !matches!(consumer.readable, Readable::No(_))
 }
 
-fn cycling(here: State, value: Option<&PublisherValue>) -> Verdict {
+fn cycling(is_further: bool, here: State, value: Option<&PublisherValue>) -> Verdict {
     match value.and_then(|value| value.state) {
         Some(there) if there == here => Verdict::Past,
+        Some(there) if is_further => Verdict::Unproven(further(here, there)),
         Some(there) => Verdict::Unproven(format!(
             "it may CYCLE, so that no id is the furthest, and stands at {} here and at {} on the publisher",
             here.last_value, there.last_value
         )),
         None => Verdict::Unproven("it may CYCLE, and the publisher's cannot be read".to_owned()),
     }
+}
+
+/// Of a CYCLE sequence that is left where it is: why, and what sets it back.
+pub(super) fn further(here: State, there: State) -> String {
+    format!(
+        "it may CYCLE, so that no id is the furthest, and stands at {} here and at {} on the publisher: somebody has drawn \
+         from it here, or it has begun anew there; plan, sync and cutover set it back with --cycle-back only",
+        here.last_value, there.last_value
+    )
 }

@@ -15,6 +15,19 @@ pub const SCHEMA: &str = "seqshadow.verify/1";
 /// is known and can be read.
 pub const PAST_PUBLISHER: &str = "past_publisher";
 
+/// The verdict on a sequence that is past the ids in its tables, and that the publisher lacks.
+pub const PAST_ROWS: &str = "past_rows";
+
+/// The verdict on a CYCLE sequence that has the publisher's state.
+pub const AS_PUBLISHER: &str = "as_publisher";
+
+/// The verdicts that are less than past every id, and what each means, of one sequence.
+pub const LESSER: [(&str, &str); 3] = [
+    (PAST_PUBLISHER, "is past the publisher's own, and no more is proven"),
+    (PAST_ROWS, "is past the ids in its tables, and no more is proven"),
+    (AS_PUBLISHER, "has the publisher's state, and no more is proven"),
+];
+
 /// The whole answer. Serialized as it is printed with `--json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verification {
@@ -33,7 +46,7 @@ pub struct Verification {
 pub struct Proof {
     /// `schema.name`, quoted where SQL needs it.
     pub sequence: String,
-    /// `past`, [`PAST_PUBLISHER`], `behind`, `unproven` or `excluded`.
+    /// `past`, one of [`LESSER`], `behind`, `unproven` or `excluded`.
     pub verdict: &'static str,
     /// Why it is not proven, or not past every id, or is left out.
     pub reason: Option<String>,
@@ -79,10 +92,12 @@ impl Proof {
         let verdict = one.verdict(role);
         let definition = &managed.sequence.definition;
         let mark = managed.mark();
-        let not_by_columns = one.not_by_columns().filter(|_| verdict == Verdict::Past);
-        let word = if not_by_columns.is_some() { PAST_PUBLISHER } else { verdict.as_str() };
+        let (word, lesser) = match one.lesser().filter(|_| verdict == Verdict::Past) {
+            Some((word, why)) => (word, Some(why)),
+            None => (verdict.as_str(), None),
+        };
         let reason = match &verdict {
-            Verdict::Past => not_by_columns,
+            Verdict::Past => lesser,
             Verdict::Behind => Some("its next value is in use, or will be".to_owned()),
             Verdict::Unproven(why) => Some(why.clone()),
             Verdict::Excluded(why) => Some((*why).to_owned()),
@@ -106,7 +121,18 @@ impl Proof {
     /// Whether the next value is past everything that it was held against.
     #[must_use]
     pub fn is_past(&self) -> bool {
-        matches!(self.verdict, "past" | PAST_PUBLISHER)
+        self.verdict == "past" || self.meaning().is_some()
+    }
+
+    /// Of a verdict that is less than past every id: what is proven of the sequence, and why no more is.
+    #[must_use]
+    pub fn lesser(&self) -> Option<String> {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        self.meaning().map(|meaning| format!("{} {meaning}: {reason}", self.sequence))
+    }
+
+    fn meaning(&self) -> Option<&'static str> {
+        LESSER.iter().find(|(verdict, _)| *verdict == self.verdict).map(|(_, meaning)| *meaning)
     }
 }
 

@@ -233,7 +233,7 @@ impl Look {
     }
 
     /// Whether the furthest id of each column behind `sequence` can be read here.
-    pub(crate) fn reads_every_table(
+    fn reads_every_table(
         &self,
         sequence: &Sequence,
         renamed: impl Fn(&QualifiedName) -> QualifiedName,

@@ -53,7 +53,7 @@ async fn the_plans_script_run_by_psql_does_what_sync_does() {
     let by_psql = used(12, 17).await;
     let planned = verb::run(&by_psql.pair, "plan", &["--lead=50"]).unwrap();
     assert_eq!(planned.code(), 0, "{}", planned.all());
-    let ring = "-- public.ring: CYCLE, to the publisher's state, also back; next was 1\n";
+    let ring = "-- public.ring: CYCLE, to the publisher's state; next was 1\n";
     assert!(planned.stdout.contains(ring), "{}", planned.stdout);
     assert!(planned.stdout.contains("but for a CYCLE sequence"), "{}", planned.stdout);
     let script = tempfile::NamedTempFile::new().unwrap();

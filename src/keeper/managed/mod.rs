@@ -112,6 +112,8 @@ pub struct Managed {
     pub unreadable: bool,
     /// The publisher's state that a CYCLE sequence was given last.
     copied: Option<State>,
+    /// A CYCLE sequence that is further than the publisher's is left there: whoever looks once cannot know who drew from it.
+    pub stays_further: bool,
     pub advances: u64,
     pub last_advance: Option<SystemTime>,
     pub rewinds: u64,
@@ -147,6 +149,7 @@ impl Managed {
             times_set_aside: 0,
             unreadable: false,
             copied: None,
+            stays_further: false,
             advances: 0,
             last_advance: None,
             rewinds: 0,
@@ -474,7 +477,7 @@ impl Managed {
         if self.cycles() {
             let Some(publisher) = self.publisher_exact() else { return Todo::Nothing };
             // If only the subscriber has moved, somebody draws from it there: that is no reason to take it back.
-            if self.copied == Some(publisher) {
+            if self.copied == Some(publisher) || self.stays_further && self.is_further() {
                 return Todo::Nothing;
             }
             return match follow_exact(&self.sequence.definition, publisher, state) {
@@ -495,6 +498,18 @@ impl Managed {
             Decision::Advance { to, .. } => Todo::Advance { to },
             Decision::Held(held) => Todo::Hold(Hold::Plan(held)),
         }
+    }
+
+    /// Whether the subscriber's sequence was called, and has come further in its direction than the publisher's.
+    #[must_use]
+    pub fn is_further(&self) -> bool {
+        let (Some(here), Some(there)) = (self.state, self.publisher_exact()) else { return false };
+        let (from, to) = if self.descending() {
+            (here.last_value, there.last_value)
+        } else {
+            (there.last_value, here.last_value)
+        };
+        here.is_called && (from < to || from == to && !there.is_called)
     }
 
     /// The subscriber's CYCLE sequence is at the publisher's state.

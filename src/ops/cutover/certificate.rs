@@ -5,7 +5,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::ops::OpsError;
-use crate::ops::verify::{PAST_PUBLISHER, Proof};
+use crate::ops::verify::{AS_PUBLISHER, PAST_PUBLISHER, PAST_ROWS, Proof};
 
 /// The name and version of the JSON.
 pub const SCHEMA: &str = "seqshadow.certificate/1";
@@ -35,6 +35,19 @@ pub struct Timing {
     pub milliseconds: u64,
     /// The application could not write meanwhile.
     pub paused: bool,
+}
+
+/// How many sequences are proven how far. See [`Proof`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Past everything.
+    pub past: usize,
+    /// Past the publisher's own only: not every column that takes their values is known and can be read.
+    pub past_publisher: usize,
+    /// Past the ids in their tables only: the publisher lacks them.
+    pub past_rows: usize,
+    /// At the publisher's state: they cycle.
+    pub as_publisher: usize,
 }
 
 /// One database.
@@ -73,15 +86,15 @@ pub struct CertifiedSequence {
 }
 
 impl Certified {
-    /// Tells of columns that could not be looked at, and of what seems to fill one that nobody can name.
+    /// Tells of columns that could not be looked at, of what seems to fill one that nobody can name, of sequences that the
+    /// publisher lacks, and of those that cycle.
     fn note_columns(&mut self) {
         let proofs = self.sequences.iter().map(|one| &one.proof);
-        let told = proofs.filter(|proof| !proof.columns.is_empty() || !proof.suspects.is_empty());
-        let notes = told.filter(|proof| proof.verdict == PAST_PUBLISHER).filter_map(|proof| {
-            let reason = proof.reason.as_ref()?;
-            Some(format!("{} is past the publisher's own, and no more is proven: {reason}", proof.sequence))
+        // Of one without either there is a note already.
+        let told = proofs.filter(|proof| {
+            proof.verdict != PAST_PUBLISHER || !proof.columns.is_empty() || !proof.suspects.is_empty()
         });
-        self.notes.extend(notes);
+        self.notes.extend(told.filter_map(Proof::lesser));
     }
 }
 
@@ -108,13 +121,19 @@ impl Certificate {
         }
     }
 
-    /// How many sequences are proven past everything, and how many past the publisher's own only, as not every column that
-    /// takes their values is known and can be read.
+    /// How many sequences are proven how far.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize) {
-        let proofs = self.databases.iter().flat_map(|one| &one.sequences).map(|one| &one.proof);
-        let (publisher, all): (Vec<_>, Vec<_>) = proofs.partition(|proof| proof.verdict == PAST_PUBLISHER);
-        (all.len(), publisher.len())
+    pub fn counts(&self) -> Counts {
+        let with = |verdict: &str| {
+            let all = self.databases.iter().flat_map(|one| &one.sequences);
+            all.filter(|one| one.proof.verdict == verdict).count()
+        };
+        Counts {
+            past: with("past"),
+            past_publisher: with(PAST_PUBLISHER),
+            past_rows: with(PAST_ROWS),
+            as_publisher: with(AS_PUBLISHER),
+        }
     }
 
     /// The file's text. `grep -v '"sha256"' FILE | sha256sum` gives what the line says.

@@ -94,7 +94,7 @@ impl<'a> Gate<'a> {
         Ok(Gate {
             settings,
             sides,
-            surveyor: Surveyor::open(sides, settings).await?,
+            surveyor: Surveyor::open(sides, settings).await?.cycling_back(request.cycle_back),
             applier,
             lead: if request.exact { Lead::Steps(0) } else { settings.lead },
             depth: request.depth,

@@ -44,6 +44,8 @@ pub struct Request {
     pub wait: Duration,
     /// No lead: each sequence gets the publisher's own state, where it is not past it already.
     pub exact: bool,
+    /// A CYCLE sequence that is further than the publisher's is set back to its state, too.
+    pub cycle_back: bool,
     pub depth: Depth,
     /// Who applies, where it is not the subscription.
     pub applier: Option<AppliedBy>,

@@ -6,6 +6,7 @@ mod function;
 mod killed;
 mod overlooked;
 mod pause;
+mod too_much;
 mod yes;
 
 use anyhow::{Context as _, Result};

@@ -165,7 +165,7 @@ impl Gate<'_> {
                     sequence.name, sequence.definition.cache
                 ));
             }
-            if sequence.consumers.is_empty() && sequence.suspects.is_empty() {
+            if sequence.consumers.is_empty() && sequence.suspects.is_empty() && !one.managed.cycles() {
                 notes.push(format!(
                     "no column is known to use {}: it is past the publisher's own, and no table was looked at",
                     sequence.name
