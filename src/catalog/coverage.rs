@@ -68,7 +68,7 @@ pub fn coverage(sequence: &Sequence, published: Option<&HashMap<QualifiedName, P
     if sequence.definition.cycle {
         return Coverage::Blind(vec!["it may CYCLE, so no id is the furthest".to_owned()]);
     }
-    if let Some(unknown) = sequence.without_column() {
+    if let Some(unknown) = sequence.unknown_column() {
         return Coverage::Blind(vec![unknown]);
     }
     let Some(published) = published else {

@@ -8,8 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::{Client, Error, Row};
 
 use super::default_expression::{Shape, classify};
-use super::named_in_text::named;
+use super::named_in_text::{doubts, named};
 use super::suspects::suspects;
+use super::views::views;
 use super::{ByFunction, Catalog, Consumer, Link, Persistence, Privileges, Readable, Sequence};
 use crate::pgoutput::IdFormat;
 use crate::plan::Definition;
@@ -156,10 +157,11 @@ pub async fn load(client: &Client) -> Result<Catalog, Error> {
         sequence.consumers = by_sequence.remove(&sequence.oid).unwrap_or_default();
     }
     let mut suspected = suspects(client, &sequences).await?;
-    for (sequence, doubt) in named.doubtful {
-        suspected.entry(sequence).or_default().push(doubt);
+    let of_views = views(client, &sequences, (defaults, their)).await?;
+    for (sequence, more) in doubts(&sequences, &named.doubtful).into_iter().chain(of_views) {
+        suspected.entry(sequence).or_default().extend(more);
     }
-    for sequence in sequences.iter_mut().filter(|sequence| sequence.consumers.is_empty()) {
+    for sequence in &mut sequences {
         sequence.suspects = suspected.remove(&sequence.oid).unwrap_or_default();
     }
     Ok(Catalog { sequences })

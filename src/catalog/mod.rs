@@ -5,9 +5,11 @@
 
 pub mod coverage;
 pub mod default_expression;
+mod draws;
 mod load;
 mod named_in_text;
 mod suspects;
+mod views;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -126,7 +128,7 @@ pub struct Sequence {
     pub definition: Definition,
     pub privileges: Privileges,
     pub consumers: Vec<Consumer>,
-    /// Without a consumer: who seems to take its values all the same.
+    /// Who seems to take its values beside the consumers.
     pub suspects: Vec<Suspect>,
 }
 
@@ -186,14 +188,16 @@ impl Sequence {
         if names.is_empty() { "no column".to_owned() } else { names.join(", ") }
     }
 
-    /// Where no column is known to take its values: that, and who seems to take them for one.
+    /// Where not every column is known that takes its values: that, and who seems to take them for one.
     #[must_use]
-    pub fn without_column(&self) -> Option<String> {
-        if !self.consumers.is_empty() {
-            return None;
-        }
-        let suspects = self.suspects.iter().take(SUSPECTS_NAMED).map(|suspect| suspect.what.as_str());
-        let told: Vec<&str> = [NO_COLUMN_KNOWN].into_iter().chain(suspects).collect();
+    pub fn unknown_column(&self) -> Option<String> {
+        let first = match (self.consumers.is_empty(), self.suspects.is_empty()) {
+            (true, _) => NO_COLUMN_KNOWN.to_owned(),
+            (false, true) => return None,
+            (false, false) => format!("{} may not be alone in taking its values", self.first_consumer()),
+        };
+        let suspects = self.suspects.iter().take(SUSPECTS_NAMED).map(|suspect| suspect.what.clone());
+        let told: Vec<String> = [first].into_iter().chain(suspects).collect();
         let more = match self.suspects.len().saturating_sub(SUSPECTS_NAMED) {
             0 => String::new(),
             more => format!("; and {more} more"),
@@ -201,16 +205,43 @@ impl Sequence {
         Some(told.join("; ") + &more)
     }
 
-    /// The SQL that makes the columns known that take its values unchanged, one statement each, for the subscriber.
-    #[must_use]
-    pub fn naming_sql(&self) -> Vec<String> {
-        let mends: Vec<String> =
-            self.suspects.iter().take(SUSPECTS_NAMED).filter_map(|suspect| suspect.mend.clone()).collect();
-        if mends.is_empty() {
-            vec![format!("ALTER SEQUENCE {} OWNED BY TABLE.COLUMN;", self.name)]
-        } else {
-            mends
+    /// The first of its columns, and how many more there are.
+    fn first_consumer(&self) -> String {
+        let mut own = self.consumers.iter().filter(|consumer| !consumer.inherited);
+        let first = own.next().or(self.consumers.first());
+        let first = first.map(|c| format!("{}.{}", c.table, crate::types::quote_identifier(&c.column)));
+        match own.count() {
+            0 => first.unwrap_or_default(),
+            more => format!("{} with {more} more", first.unwrap_or_default()),
         }
+    }
+
+    /// The SQL that makes the columns known that take its values unchanged, for the subscriber: for each a statement, or
+    /// several of which one is the right one.
+    #[must_use]
+    pub fn naming_sql(&self) -> Vec<Vec<String>> {
+        let suspects = self.suspects.iter().take(SUSPECTS_NAMED);
+        let mends: Vec<Vec<String>> =
+            suspects.map(|suspect| suspect.mend.clone()).filter(|mend| !mend.is_empty()).collect();
+        if !mends.is_empty() {
+            mends
+        } else if self.consumers.is_empty() {
+            vec![vec![format!("ALTER SEQUENCE {} OWNED BY TABLE.COLUMN;", self.name)]]
+        } else {
+            let name = crate::types::quote_literal(&self.name.to_string());
+            let sql = "ALTER TABLE TABLE_NAME ALTER COLUMN COLUMN_NAME SET DEFAULT";
+            vec![vec![format!("{sql} nextval({name}::regclass);")]]
+        }
+    }
+
+    /// The same in one sentence.
+    #[must_use]
+    pub fn naming_text(&self) -> String {
+        let told = self.naming_sql().into_iter().map(|of_one| match of_one.as_slice() {
+            [_, _, ..] => format!("whichever of them it is, {}", of_one.join(" or ")),
+            _ => of_one.join(" "),
+        });
+        told.collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -4,10 +4,11 @@
 //! In: a connection, and the sequences that there are. Out: which default means which sequence ([`Named`]). The name is read
 //! out of the stored expression itself, so that no table is locked for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::{Client, Error, Row};
 
+use super::suspects::{KEPT, Known, set_default};
 use super::{Persistence, Sequence, Suspect};
 use crate::types::{Oid, QualifiedName, quote_identifier};
 
@@ -30,12 +31,19 @@ SELECT NULL, t.oid, t.typdefaultbin::text, n.nspname::text, t.typname::text, NUL
 const DECODED: &str = "SELECT i::int8, convert_from(b, getdatabaseencoding())
   FROM unnest($1::bytea[]) WITH ORDINALITY AS names (b, i)";
 
-/// Where sessions of this database look for names without a schema, if the database says so and their role says nothing else.
-const SEARCH_PATH: &str = "
-SELECT coalesce((SELECT substr(setting, strpos(setting, '=') + 1)
-                   FROM pg_db_role_setting s, unnest(s.setconfig) AS setting
-                  WHERE s.setrole = 0 AND setting LIKE 'search\\_path=%'
-                    AND s.setdatabase = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())), '')";
+/// Where sessions of this database look for names without a schema: what the database says (first), and what it or a role
+/// says for some of them.
+const SEARCH_PATHS: &str = "
+SELECT s.setrole = 0, substr(setting, strpos(setting, '=') + 1)
+  FROM pg_db_role_setting s, unnest(s.setconfig) AS setting
+ WHERE setting LIKE 'search\\_path=%'
+   AND (s.setdatabase = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+        OR s.setrole <> 0 AND s.setdatabase = 0)";
+
+/// The schemas that nobody passes over.
+const OPEN: &str = "
+SELECT n.nspname::text FROM pg_namespace n
+ WHERE n.nspname = ANY($1::text[]) AND has_schema_privilege('public', n.oid, 'USAGE')";
 
 /// What the defaults mean.
 #[derive(Debug, Default)]
@@ -44,8 +52,20 @@ pub(super) struct Named {
     pub columns: (Vec<u32>, Vec<u32>),
     /// OIDs of domains, and of the sequence that the default of each means.
     pub domains: (Vec<u32>, Vec<u32>),
-    /// Sequences that a default may mean, and may not.
-    pub doubtful: Vec<(Oid, Suspect)>,
+    /// Defaults that may mean one of several sequences.
+    pub doubtful: Vec<Doubt>,
+}
+
+/// A default that names a sequence without its schema, where that is not enough.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    /// The table, or the domain.
+    owner: QualifiedName,
+    /// `None`: of a domain.
+    column: Option<String>,
+    written: String,
+    /// The name of the sequences that it may mean.
+    name: String,
 }
 
 /// Finds them.
@@ -71,8 +91,7 @@ pub(super) async fn named(client: &Client, sequences: &[Sequence]) -> Result<Nam
             texts.insert(row.try_get(0)?, text);
         }
     }
-    let path: String = client.query_one(SEARCH_PATH, &[]).await?.try_get(0)?;
-    let names = Names::of(sequences, identifiers(&path, ',').unwrap_or_default());
+    let names = Names::of(sequences, Path::read(client).await?);
     for (place, (row, _)) in (1_i64..).zip(&found) {
         let Some(written) = texts.get(&place) else { continue };
         match names.resolve(written) {
@@ -85,68 +104,156 @@ pub(super) async fn named(client: &Client, sequences: &[Sequence]) -> Result<Nam
                     }
                 }
             }
-            Meant::Any(possible) => {
-                for sequence in possible {
-                    named.doubtful.push((sequence.oid, doubt(row, written, &sequence.name)?));
-                }
-            }
+            Meant::Any(name) => named.doubtful.push(Doubt {
+                owner: QualifiedName::new(row.try_get::<_, String>(3)?, row.try_get::<_, String>(4)?),
+                column: row.try_get(5)?,
+                written: written.clone(),
+                name,
+            }),
+            Meant::None => {}
         }
     }
     Ok(named)
 }
 
-/// A default that may mean `sequence`.
-fn doubt(row: &Row, written: &str, sequence: &QualifiedName) -> Result<Suspect, Error> {
-    let owner = QualifiedName::new(row.try_get::<_, String>(3)?, row.try_get::<_, String>(4)?);
-    let column = row.try_get::<_, Option<String>>(5)?;
-    let column = column.map(|column| format!("{owner}.{}", quote_identifier(&column)));
-    let of = column.clone().unwrap_or_else(|| format!("domain {owner}"));
-    Ok(Suspect {
-        what: format!("the default of {of} names {written} without a schema, so that search_path decides"),
-        mend: column.map(|column| format!("ALTER SEQUENCE {sequence} OWNED BY {column};")),
-    })
+/// What `doubtful` says of each sequence, but of columns that are known to take their values from one of that name: that is
+/// how a person says which. Found once for a name, so that a schema per customer does not take the square of them.
+pub(super) fn doubts(sequences: &[Sequence], doubtful: &[Doubt]) -> HashMap<Oid, Vec<Suspect>> {
+    let known = Known::of(sequences);
+    let mut by_name: HashMap<&str, Vec<&Doubt>> = HashMap::new();
+    for doubt in doubtful {
+        let is_known = doubt.column.as_ref().is_some_and(|c| known.by_name(&doubt.name, &doubt.owner, c));
+        if !is_known {
+            by_name.entry(&doubt.name).or_default().push(doubt);
+        }
+    }
+    let mut candidates: HashMap<&str, Vec<&QualifiedName>> = HashMap::new();
+    for sequence in sequences.iter().filter(|one| may_be_named(one)) {
+        candidates.entry(&sequence.name.name).or_default().push(&sequence.name);
+    }
+    let mut found = HashMap::new();
+    for sequence in sequences.iter().filter(|one| may_be_named(one)) {
+        let Some(doubts) = by_name.get(sequence.name.name.as_str()) else { continue };
+        let candidates = candidates.get(sequence.name.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let of = |doubt: &&Doubt| doubt.suspect(&sequence.name, candidates);
+        let mut suspects: Vec<Suspect> = doubts.iter().take(KEPT).map(of).collect();
+        if let more @ 1.. = doubts.len().saturating_sub(KEPT) {
+            let what = format!("{more} more defaults name it without a schema");
+            suspects.push(Suspect { what, mend: Vec::new() });
+        }
+        found.insert(sequence.oid, suspects);
+    }
+    found
+}
+
+impl Doubt {
+    /// As it is told of `sequence`, which is one of `candidates`.
+    fn suspect(&self, sequence: &QualifiedName, candidates: &[&QualifiedName]) -> Suspect {
+        let (owner, written) = (&self.owner, &self.written);
+        let of = match &self.column {
+            Some(column) => format!("{owner}.{}", quote_identifier(column)),
+            None => format!("domain {owner}"),
+        };
+        let others = candidates.iter().copied().filter(|other| *other != sequence);
+        let mut named: Vec<&QualifiedName> =
+            [sequence].into_iter().chain(others).take(CANDIDATES_NAMED).collect();
+        named.sort();
+        let mend = self.column.iter().flat_map(|column| {
+            named.iter().map(move |sequence| set_default(owner, Some(column.as_str()), sequence))
+        });
+        Suspect {
+            what: format!(
+                "the default of {of} names {written} without a schema, so that search_path decides"
+            ),
+            mend: mend.collect(),
+        }
+    }
+}
+
+/// So many sequences of one name are told.
+const CANDIDATES_NAMED: usize = 5;
+
+/// Those of a session are its own affair.
+fn may_be_named(sequence: &Sequence) -> bool {
+    sequence.persistence != Persistence::Temporary
 }
 
 /// What a name in a default means.
-enum Meant<'a> {
+enum Meant {
     One(Oid),
-    /// None, or any of these.
-    Any(&'a [&'a Sequence]),
+    /// Any that has this name, whatever its schema.
+    Any(String),
+    None,
+}
+
+/// The schemas in which a name without one is looked for, as far as they are the same in each session.
+#[derive(Default)]
+struct Path {
+    schemas: Vec<String>,
+    /// Those that every role may use. A role passes over the others without a word, if it may not use them.
+    open: HashSet<String>,
+}
+
+impl Path {
+    async fn read(client: &Client) -> Result<Self, Error> {
+        let (mut of_database, mut of_roles) = (Vec::new(), Vec::new());
+        for row in client.query(SEARCH_PATHS, &[]).await? {
+            let path = identifiers(&row.try_get::<_, String>(1)?, ',').unwrap_or_default();
+            if row.try_get(0)? { of_database = path } else { of_roles.push(path) }
+        }
+        if of_roles.iter().any(|path| *path != of_database) {
+            return Ok(Path::default());
+        }
+        let schemas: Vec<String> = of_database.into_iter().take_while(|schema| schema != "$user").collect();
+        let mut open = HashSet::new();
+        for row in client.query(OPEN, &[&schemas]).await? {
+            open.insert(row.try_get(0)?);
+        }
+        Ok(Path { schemas, open })
+    }
 }
 
 /// What a name may mean.
 struct Names<'a> {
     by_name: HashMap<&'a str, Vec<&'a Sequence>>,
-    /// The schemas in which a name without one is looked for, as far as they are the same in each session.
-    path: Vec<String>,
+    path: Path,
 }
 
 impl<'a> Names<'a> {
-    fn of(sequences: &'a [Sequence], path: Vec<String>) -> Self {
+    fn of(sequences: &'a [Sequence], path: Path) -> Self {
         let mut by_name: HashMap<&str, Vec<&Sequence>> = HashMap::new();
-        // Those of a session are its own affair.
-        for sequence in sequences.iter().filter(|one| one.persistence != Persistence::Temporary) {
+        for sequence in sequences.iter().filter(|one| may_be_named(one)) {
             by_name.entry(&sequence.name.name).or_default().push(sequence);
         }
-        let path = path.into_iter().take_while(|schema| schema != "$user").collect();
         Names { by_name, path }
     }
 
     /// As the server would in a session of the application, where that is certain.
-    fn resolve(&self, written: &str) -> Meant<'_> {
+    fn resolve(&self, written: &str) -> Meant {
         let parts = identifiers(written, '.').unwrap_or_default();
-        let Some((name, before)) = parts.split_last() else { return Meant::Any(&[]) };
+        let Some((name, before)) = parts.split_last() else { return Meant::None };
         let possible = self.by_name.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
         let in_schema = |schema: &String| possible.iter().find(|sequence| sequence.name.schema == *schema);
         // Before the schema there may be the database, which can only be this one.
-        let found = match (before.last(), possible) {
-            (Some(schema), _) => return in_schema(schema).map_or(Meant::Any(&[]), |s| Meant::One(s.oid)),
-            (None, [only]) => Some(only),
-            (None, _) => self.path.iter().find_map(in_schema),
-        };
-        found.map_or(Meant::Any(possible), |sequence| Meant::One(sequence.oid))
+        match (before.last(), possible) {
+            (Some(schema), _) => in_schema(schema).map_or(Meant::None, |found| Meant::One(found.oid)),
+            (None, []) => Meant::None,
+            (None, [only]) => Meant::One(only.oid),
+            (None, _) => {
+                let mut on_path = self.path.schemas.iter().filter_map(in_schema);
+                match (on_path.next(), on_path.next()) {
+                    (Some(found), next) if next.is_none() || self.path.open.contains(&found.name.schema) => {
+                        Meant::One(found.oid)
+                    }
+                    _ => Meant::Any(name.clone()),
+                }
+            }
+        }
     }
 }
+
+/// So many bytes of a name count: the server cuts off the rest, and says so to nobody who reads.
+const NAME_BYTES: usize = 63;
 
 /// Splits `a.B."C"` as the server does: without quotes letters become small. `None` where it is no such list.
 pub(super) fn identifiers(text: &str, separator: char) -> Option<Vec<String>> {
@@ -172,6 +279,7 @@ pub(super) fn identifiers(text: &str, separator: char) -> Option<Vec<String>> {
         if name.is_empty() {
             return None;
         }
+        name.truncate(name.floor_char_boundary(NAME_BYTES));
         found.push(name);
         while rest.next_if(char::is_ascii_whitespace).is_some() {}
         match rest.next() {
@@ -239,6 +347,11 @@ mod tests {
         let split = |text: &str| identifiers(text, '.').unwrap_or_default().join("|");
         assert_eq!(split("public.Q"), "public|q");
         assert_eq!(split(" \"a.b\" . \"C\"\"d\" "), "a.b|C\"d");
+        // What is too long is cut off, between two letters.
+        assert_eq!(
+            split(&format!("{}.\"a{}\"", "Q".repeat(70), "ä".repeat(40))),
+            format!("{}|a{}", "q".repeat(63), "ä".repeat(31))
+        );
         for wrong in ["", ".", "a.", "\"a", "a b", "a\"b\"", "\"\""] {
             assert_eq!(identifiers(wrong, '.'), None, "{wrong}");
         }

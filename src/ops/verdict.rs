@@ -107,25 +107,24 @@ impl Surveyed {
     /// what one holds cannot be turned back into ids. With what to do.
     fn not_by_columns(&self) -> Option<String> {
         let sequence = &self.managed.sequence;
-        if let Some(unknown) = sequence.without_column() {
-            return Some(format!(
+        let unknown = sequence.unknown_column().map(|unknown| {
+            format!(
                 "{unknown}; where a column holds its values unchanged, this on the subscriber makes it known: {}",
-                sequence.naming_sql().join(" ")
-            ));
-        }
-        let unread: Vec<String> = sequence
-            .consumers
-            .iter()
-            .filter(|consumer| !consumer.inherited)
-            .filter_map(|consumer| match consumer.readable {
-                Readable::No(why) => {
-                    let column = format!("{}.{}", consumer.table, quote_identifier(&consumer.column));
-                    Some(format!("{column} was not looked at: {why}"))
+                sequence.naming_text()
+            )
+        });
+        let unread =
+            sequence.consumers.iter().filter(|consumer| !consumer.inherited).filter_map(|consumer| {
+                match consumer.readable {
+                    Readable::No(why) => {
+                        let column = format!("{}.{}", consumer.table, quote_identifier(&consumer.column));
+                        Some(format!("{column} was not looked at: {why}"))
+                    }
+                    _ => None,
                 }
-                _ => None,
-            })
-            .collect();
-        (!unread.is_empty()).then(|| unread.join("; "))
+            });
+        let told: Vec<String> = unknown.into_iter().chain(unread).collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 }
 

@@ -214,7 +214,9 @@ async fn check_and_status_say_what_a_function_takes() {
     let mends = findings.mends("sequence-column-unknown").join("\n");
     assert!(mends.contains("ALTER SEQUENCE public.bill_no OWNED BY public.bills."), "{mends}");
     assert!(
-        mends.contains("ALTER TABLE public.orders ALTER id SET DEFAULT nextval('public.order_no')"),
+        mends.contains(
+            "ALTER TABLE public.orders ALTER COLUMN id SET DEFAULT nextval('public.order_no'::regclass);"
+        ),
         "{mends}"
     );
     let not_covered = findings.of("sequence-not-covered");
@@ -278,4 +280,176 @@ async fn the_certificate_says_which_columns_are_not_known() {
         "{}",
         cut.all()
     );
+}
+
+/// Other takers beside one column that is known.
+const BESIDE: &str = "
+CREATE SCHEMA one; CREATE SCHEMA two; CREATE SEQUENCE one.no; CREATE SEQUENCE two.no;
+CREATE TABLE known (id bigint PRIMARY KEY DEFAULT nextval('one.no'), note text);
+CREATE TABLE t (id bigint PRIMARY KEY DEFAULT nextval('no'::text), note text);
+CREATE TABLE serials (id bigserial PRIMARY KEY, note text);
+CREATE TABLE other (no bigint PRIMARY KEY, note text);
+CREATE FUNCTION number_other() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN IF NEW.no IS NULL THEN NEW.no := nextval('public.serials_id_seq'); END IF; RETURN NEW; END$$;
+CREATE TRIGGER number BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION number_other();
+CREATE TABLE audited (id bigserial PRIMARY KEY, note text);
+CREATE TABLE audit (id bigint PRIMARY KEY);
+CREATE FUNCTION write_audit() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN INSERT INTO audit VALUES (nextval('audited_id_seq')); RETURN NEW; END$$;
+CREATE TRIGGER note AFTER UPDATE ON audited FOR EACH ROW EXECUTE FUNCTION write_audit();
+CREATE TABLE applied (id bigserial PRIMARY KEY, note text);
+CREATE TABLE applied_more (id bigint PRIMARY KEY);
+CREATE FUNCTION add_more() RETURNS void LANGUAGE sql AS
+    $$INSERT INTO applied_more VALUES (nextval('applied_id_seq'))$$;
+CREATE TABLE below (id bigint PRIMARY KEY, note text); CREATE TABLE of_view (id bigserial PRIMARY KEY);
+CREATE VIEW through AS SELECT id, note FROM below;
+ALTER VIEW through ALTER COLUMN id SET DEFAULT nextval('of_view_id_seq')";
+
+/// The sequence, its known column, and what else takes its values.
+const OTHERS: [(&str, &str, &str); 5] = [
+    ("one.no", "public.known.id", "the default of public.t.id names no without a schema"),
+    (
+        "public.serials_id_seq",
+        "public.serials.id",
+        "function public.number_other(), called by a trigger of public.other",
+    ),
+    (
+        "public.audited_id_seq",
+        "public.audited.id",
+        "function public.write_audit(), called by a trigger of public.audited",
+    ),
+    ("public.applied_id_seq", "public.applied.id", "function public.add_more()"),
+    ("public.of_view_id_seq", "public.of_view.id", "the default of public.through.id, a view"),
+];
+
+async fn beside(publisher: u32, subscriber: u32) {
+    let stage = Stage::replicating(publisher, subscriber, BESIDE).await.unwrap();
+    stage.pair.grant(&["public", "one", "two"]).await.unwrap();
+    stage.on_publisher("INSERT INTO serials (note) VALUES ('a'); INSERT INTO other (no) VALUES (400)").await;
+    stage.pair.catch_up().await.unwrap();
+    assert_eq!(verb::run(&stage.pair, "sync", &[]).unwrap().code(), 0);
+    let verified = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    assert_eq!(verified.code(), 0, "{}", verified.all());
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    // More than five are told together.
+    let found = findings.of("sequence-column-unknown").join("\n");
+    for (sequence, column, what) in OTHERS {
+        assert_eq!(told(&verified, sequence), is("past_publisher", &[column]), "{}", verified.all());
+        let reason = one(&verified, sequence)["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains(what) && reason.contains(column), "{reason}");
+        assert!(found.contains(sequence), "{found}");
+    }
+    let mends = findings.mends("sequence-column-unknown").join("\n");
+    for mend in [
+        "ALTER TABLE public.t ALTER COLUMN id SET DEFAULT nextval('one.no'::regclass);",
+        "ALTER TABLE public.t ALTER COLUMN id SET DEFAULT nextval('two.no'::regclass);",
+        "ALTER TABLE public.other ALTER COLUMN no SET DEFAULT nextval('public.serials_id_seq'::regclass);",
+        "ALTER TABLE public.below ALTER COLUMN id SET DEFAULT nextval('public.of_view_id_seq'::regclass);",
+    ] {
+        assert!(mends.contains(mend), "{mends}");
+        stage.on_subscriber(mend).await;
+    }
+    assert!(mends.contains("-- whichever of them it is:"), "{mends}");
+    // The last of the two that t was given is the one that it has.
+    let named = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    assert_eq!(told(&named, "one.no"), is("past", &["public.known.id"]), "{}", named.all());
+    for (sequence, columns) in [
+        ("two.no", ["public.t.id", ""]),
+        ("public.serials_id_seq", ["public.other.no", "public.serials.id"]),
+        ("public.of_view_id_seq", ["public.below.id", "public.of_view.id"]),
+    ] {
+        let (_, found) = told(&named, sequence);
+        let columns: Vec<&str> = columns.into_iter().filter(|column| !column.is_empty()).collect();
+        assert_eq!(found, columns, "{}", named.all());
+        assert_eq!(one(&named, sequence)["suspects"], serde_json::json!([]), "{}", named.all());
+    }
+    // And its columns count: 400 is in use.
+    assert_eq!(told(&named, "public.serials_id_seq").0, "behind", "{}", named.all());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_known_column_does_not_silence_the_others() {
+    beside(15, 17).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_known_column_does_not_silence_the_others_the_other_way_round() {
+    beside(18, 12).await;
+}
+
+/// What only does what is known of the column, and what is called by nobody, is no reason to doubt it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordinary_function_beside_a_known_column_is_no_suspect() {
+    let ddl = "CREATE TABLE a (id bigserial PRIMARY KEY, at timestamptz, note text);
+        CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+            NEW.at := now(); NEW.id := coalesce(NEW.id, nextval('a_id_seq'::regclass)); RETURN NEW; END$$;
+        CREATE TRIGGER number BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION number();
+        CREATE TABLE b (id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, note text);
+        CREATE FUNCTION add_b() RETURNS bigint LANGUAGE plpgsql AS $$DECLARE fresh bigint; BEGIN
+            fresh := nextval('public.b_id_seq'); INSERT INTO b VALUES (fresh, 'x'); RETURN fresh; END$$;
+        CREATE TABLE c (id bigserial PRIMARY KEY, note text); CREATE VIEW over_c AS SELECT * FROM c;
+        ALTER VIEW over_c ALTER COLUMN id SET DEFAULT nextval('c_id_seq');
+        CREATE FUNCTION reset() RETURNS bigint LANGUAGE sql AS
+            $$SELECT setval('c_id_seq', 7) + nextval('a_id_seq')$$;
+        CREATE SCHEMA x; CREATE SCHEMA y; CREATE TABLE x.d (id bigserial PRIMARY KEY);
+        CREATE TABLE y.d (id bigserial PRIMARY KEY); CREATE FUNCTION x.n() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN NEW.id = nextval('d_id_seq'); RETURN NEW; END$$;
+        CREATE TRIGGER number BEFORE INSERT ON x.d FOR EACH ROW EXECUTE FUNCTION x.n()";
+    let stage = Stage::replicating(14, 16, ddl).await.unwrap();
+    stage.pair.grant(&["public", "x", "y"]).await.unwrap();
+    assert_eq!(verb::run(&stage.pair, "sync", &[]).unwrap().code(), 0);
+    let verified = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    for (sequence, column) in [
+        ("public.a_id_seq", "public.a.id"),
+        ("public.b_id_seq", "public.b.id"),
+        ("public.c_id_seq", "public.c.id"),
+        ("x.d_id_seq", "x.d.id"),
+        ("y.d_id_seq", "y.d.id"),
+    ] {
+        assert_eq!(told(&verified, sequence), is("past", &[column]), "{}", verified.all());
+        assert_eq!(one(&verified, sequence)["suspects"], serde_json::json!([]), "{}", verified.all());
+    }
+    Findings::of_pair(&stage.pair).unwrap().expect_none_of(&["sequence-column-unknown"]);
+}
+
+/// The server cuts a name off after 63 bytes, also where it is looked up at each insert.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_too_long_is_known() {
+    let long = "q".repeat(70);
+    let ddl = format!(
+        "CREATE SEQUENCE {long}; CREATE TABLE k (id bigint PRIMARY KEY DEFAULT nextval('{long}'), note text);
+         CREATE TABLE t (id bigint PRIMARY KEY DEFAULT nextval('{long}'::text), note text)"
+    );
+    let stage = Stage::replicating(16, 18, &ddl).await.unwrap();
+    let verified = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    let sequence = format!("public.{}", "q".repeat(63));
+    assert_eq!(told(&verified, &sequence).1, ["public.k.id", "public.t.id"], "{}", verified.all());
+}
+
+/// What the database says of search_path goes for those roles that neither say something else nor pass a schema over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_path_that_is_not_everybodys_decides_nothing() {
+    let ddl = "CREATE SCHEMA one; CREATE SCHEMA two; CREATE SEQUENCE one.no; CREATE SEQUENCE two.no;
+               CREATE TABLE t (id bigint PRIMARY KEY DEFAULT nextval('no'::text), note text)";
+    let stage = Stage::replicating(13, 17, ddl).await.unwrap();
+    stage.pair.grant(&["public", "one", "two"]).await.unwrap();
+    let is_known = async |sql: &str| {
+        stage.pair.on_both(sql).await.unwrap();
+        let verified = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+        let two = told(&verified, "two.no").1 == ["public.t.id"];
+        if !two {
+            for sequence in ["one.no", "two.no"] {
+                assert_eq!(told(&verified, sequence), is("past_publisher", &[]), "{}", verified.all());
+            }
+        }
+        two
+    };
+    assert!(is_known("ALTER DATABASE shop SET search_path = two, public").await);
+    assert!(!is_known("ALTER ROLE app SET search_path = one, public").await);
+    assert!(is_known("ALTER ROLE app SET search_path = two, \"public\"").await);
+    assert!(!is_known("ALTER ROLE app IN DATABASE shop SET search_path = ''").await);
+    assert!(is_known("ALTER ROLE app IN DATABASE shop RESET ALL; ALTER ROLE app RESET ALL").await);
+    // Who may not use two takes no from one.
+    assert!(!is_known("ALTER DATABASE shop SET search_path = two, one").await);
+    assert!(is_known("GRANT USAGE ON SCHEMA two TO PUBLIC").await);
 }

@@ -147,10 +147,17 @@ fn not_covered(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
 fn column_unknown(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     let sequence = &one.managed.sequence;
     let told = one.managed.excluded.is_none() && !sequence.suspects.is_empty();
-    let unknown = sequence.without_column().filter(|_| told)?;
-    let message = format!("{unknown}; is followed by polling, by the publisher's own alone");
-    let mend = "-- where the column holds its values unchanged, this makes it known:";
-    let mend = [mend.to_owned()].into_iter().chain(sequence.naming_sql()).collect::<Vec<_>>().join("\n");
+    let unknown = sequence.unknown_column().filter(|_| told)?;
+    let by = if sequence.consumers.is_empty() { "alone" } else { "and what its known columns hold" };
+    let message = format!("{unknown}; is followed by polling, by the publisher's own {by}");
+    let mut mend = vec!["-- where the column holds its values unchanged, this makes it known:".to_owned()];
+    for of_one in sequence.naming_sql() {
+        if of_one.len() > 1 {
+            mend.push("-- whichever of them it is:".to_owned());
+        }
+        mend.extend(of_one);
+    }
+    let mend = mend.join("\n");
     Some(Finding::on_subscriber(&COLUMN_UNKNOWN, name(&one.managed), message).mend(mend))
 }
 
