@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
-use seqshadow::pgoutput::transaction::{CommitPrepared, Prepare, RollbackPrepared};
+use seqshadow::pgoutput::transaction::{Commit, CommitPrepared, Prepare, RollbackPrepared, StreamCommit};
 use seqshadow::pgoutput::{
     Context, IdFormat, Message, Place, ProtocolVersion, Relation, RelationLimits, Sink, Streaming, Tap,
     Tracked, Truncation, Tuple, Unreadable, Value,
@@ -45,7 +45,7 @@ impl Sink for Ids {
     fn begin(&mut self, _: Lsn, _: u32) {
         self.enter(1);
     }
-    fn commit(&mut self, _: Lsn, _: Lsn) {
+    fn commit(&mut self, _: &Commit) {
         self.enter(-1);
     }
     fn truncate(&mut self, truncation: &Truncation<'_>) {
@@ -58,7 +58,7 @@ impl Sink for Ids {
     fn stream_stop(&mut self, _: u32) {
         self.enter(-1);
     }
-    fn stream_commit(&mut self, _: u32, _: Lsn, _: Lsn) {}
+    fn stream_commit(&mut self, _: &StreamCommit) {}
     fn stream_abort(&mut self, _: u32, _: u32) {}
     fn begin_prepare(&mut self, _: &Prepare<'_>) {
         self.enter(1);
