@@ -6,27 +6,28 @@
 
 mod course;
 mod creation;
+mod links;
 mod waiting;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 pub(in crate::publisher) use course::Course;
+pub(super) use links::told_to;
+pub use links::{AnotherPublisher, Doing, Links, SlotState};
 
 use super::connection::{Identity, ReplicationConnection, SlotOptions, StreamOptions};
 use super::reaction::{AfterLook, Facts, Failure, Fatal, Reaction, after_a_look, reaction};
-use super::requests::Requests;
 use super::slot::{self, Verdict};
-use super::stream::{self, End, Shared, Timing};
+use super::stream::{self, End, Timing};
 use super::watch::{Why, complain_about_synchronous, synchronous, watch_over};
 use crate::conninfo::Conninfo;
 use crate::pgoutput::{Streaming, Tap};
 use crate::sql::{self, Connection, SqlError};
-use crate::types::{Lsn, SlotName};
+use crate::types::SlotName;
 
 /// How often the slot is looked at: its WAL, and whether somebody else's transaction pins it.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -66,55 +67,6 @@ pub struct Follow {
     pub create_slot: bool,
     pub streaming: Streaming,
     pub timing: Timing,
-}
-
-/// The publisher is another server, or an older copy.
-#[derive(Debug)]
-pub struct AnotherPublisher {
-    /// The end of its WAL when it was met.
-    pub wal_end: Lsn,
-    /// Answered when the positions of the old one are forgotten.
-    pub forgotten: oneshot::Sender<()>,
-}
-
-/// What changes, and whom to tell.
-#[derive(Debug)]
-pub struct Links {
-    pub shared: Shared,
-    pub requests: Arc<Requests>,
-    /// Since when receipts are impossible (the subscriber is away); `None` while they are possible.
-    pub receipts_impossible_since: watch::Receiver<Option<Instant>>,
-    /// Bytes of WAL that our slot may hold back.
-    pub max_retained_wal: watch::Receiver<u64>,
-    /// Tells the keeper to confirm what has no receipt: past the ceiling.
-    pub give_up: mpsc::Sender<()>,
-    /// Tells the keeper that the publisher is another server: positions known so far mean nothing. Answered when done.
-    pub another_publisher: mpsc::Sender<AnotherPublisher>,
-    pub stop: watch::Receiver<bool>,
-    /// What the slot does now, for people: `streaming`, `waiting for the slot`, …
-    pub state: watch::Sender<SlotState>,
-}
-
-/// What the slot does now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SlotState {
-    pub doing: Doing,
-    pub retained_bytes: u64,
-    /// How often the slot was lost, dropped or given up, and had to be made anew.
-    pub lost: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Doing {
-    #[default]
-    Connecting,
-    /// `CREATE_REPLICATION_SLOT` waits for writing transactions.
-    Creating,
-    /// Another seqshadow streams.
-    Standby,
-    Streaming,
-    /// The subscriber is away: the slot is left alone.
-    Idle,
 }
 
 /// How one round ended.
@@ -413,29 +365,19 @@ impl Follow {
     }
 }
 
-impl Links {
-    /// The outcome of `work`, which has a time limit, or `None` when told to stop before it is done.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            done = self.shared.alive.through(work) => Some(done),
-            () = told_to(&mut stop) => None,
-        }
-    }
-}
-
-/// Waits until told to stop, or until whoever could tell is gone.
-pub(super) async fn told_to(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::alive::Alive;
     use crate::confirm::FlushLsn;
     use crate::conninfo::Environment;
     use crate::handover::Handover;
+    use crate::publisher::requests::Requests;
+    use crate::publisher::stream::Shared;
     use crate::tracking::Tracking;
     use crate::types::Lsn;
 
