@@ -226,6 +226,9 @@ async fn it_refuses_where_a_row_could_be_lost() {
     stage.on_publisher("ALTER DATABASE shop RESET default_transaction_read_only").await;
     refused(&stage, &[], 4, "nothing keeps applications from writing to database shop").await;
     stage.on_publisher(READ_ONLY).await;
+    stage.on_publisher("ALTER ROLE app SET default_transaction_read_only = off").await;
+    refused(&stage, &[], 4, "role app has default_transaction_read_only = off of its own").await;
+    stage.on_publisher("ALTER ROLE app RESET default_transaction_read_only").await;
 
     let writer = stage.pair.on_publisher().await.unwrap();
     let sql = "BEGIN READ WRITE; INSERT INTO orders (note) VALUES ('open')";
