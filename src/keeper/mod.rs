@@ -41,7 +41,7 @@ use crate::subscriber::receipt::PendingReceipts;
 use crate::subscriber::subscription::Subscription;
 use crate::told::Told;
 use crate::tracking::Tracking;
-use crate::types::Oid;
+use crate::types::{Lsn, Oid};
 
 /// How long the subscriber may take for one batch of work before the connection is given up.
 const WORK_TIMEOUT: Duration = Duration::from_secs(40);
@@ -270,7 +270,7 @@ impl Keeper {
             let (receipts_at, retry_at) = (self.receipts_at, self.retry_at);
             tokio::select! {
                 input = self.links.next() => if self.take_in(input) {
-                    self.collect_receipts(client).await?;
+                    self.collect_receipts(client, advancer).await?;
                     self.publish();
                     return Ok(());
                 },
@@ -301,7 +301,7 @@ impl Keeper {
             }
             self.work(client, advancer).await?;
             if self.pending.is_empty() || Instant::now() >= self.receipts_at {
-                self.collect_receipts(client).await?;
+                self.collect_receipts(client, advancer).await?;
             }
             self.publish();
         }
@@ -327,13 +327,8 @@ impl Keeper {
         });
     }
 
-    async fn collect_receipts(&mut self, client: &tokio_postgres::Client) -> Result<(), SqlError> {
-        if self.pending.is_empty() {
-            self.pending_since = Instant::now();
-            return Ok(());
-        }
-        self.receipts_at = Instant::now() + RECEIPT_LOOK;
-        let flushed = within(advance::flush_lsn(client)).await?;
+    /// Takes the receipts of what the subscriber's `flushed` position proves; false where there are none.
+    fn prove(&mut self, flushed: Lsn) -> bool {
         let receipts = self.pending.collect(flushed);
         for receipt in &receipts {
             // Without SELECT the state of a sequence that was never called is no more than its definition.
@@ -342,7 +337,22 @@ impl Keeper {
                 self.confirm.accept(receipt);
             }
         }
-        if self.pending.is_empty() || !receipts.is_empty() {
+        !receipts.is_empty()
+    }
+
+    /// Asks for the receipts that are still to come: a walk comes without a flush of its own.
+    async fn collect_receipts(
+        &mut self,
+        client: &tokio_postgres::Client,
+        advancer: &Advancer,
+    ) -> Result<(), SqlError> {
+        if self.pending.is_empty() {
+            self.pending_since = Instant::now();
+            return Ok(());
+        }
+        self.receipts_at = Instant::now() + RECEIPT_LOOK;
+        let wal = within(advancer.wal_end(client)).await?;
+        if self.prove(wal.flushed) || self.pending.is_empty() {
             self.pending_since = Instant::now();
         } else if self.pending_since.elapsed() > RECEIPT_NUDGE {
             self.pending_since = Instant::now();

@@ -14,7 +14,7 @@ use crate::catalog::Sequence;
 use crate::plan::State;
 use crate::readings::{self, Reading, Trouble};
 use crate::sql::SqlError;
-use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, WRITER_LOCK, insert_lsn};
+use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, WRITER_LOCK};
 
 /// How soon to try again what was locked, what another writer of ours was at, what the server refused, and what lacks
 /// a right.
@@ -69,10 +69,13 @@ impl Keeper {
         slots: &[u32],
         receipts: Receipts,
     ) -> Result<(), SqlError> {
+        if slots.is_empty() {
+            return Ok(());
+        }
         let sequences: Vec<&Sequence> =
             slots.iter().filter_map(|slot| self.managed.get(*slot as usize)).map(|m| &m.sequence).collect();
         let readings = within(advancer.reader().read(client, &sequences)).await?;
-        let durable_at = within(insert_lsn(client)).await?;
+        let wal = within(advancer.wal_end(client)).await?;
         let mut states = Vec::new();
         for (slot, reading) in slots.iter().zip(readings) {
             if let Some((state, news)) = self.found(*slot, reading)
@@ -81,7 +84,8 @@ impl Keeper {
                 states.push((*slot, state));
             }
         }
-        self.pending.expect(durable_at, states);
+        self.pending.expect(wal.end, states);
+        self.prove(wal.flushed);
         Ok(())
     }
 
@@ -387,7 +391,8 @@ impl Keeper {
                 self.links.registry.put(managed.status(&self.role));
             }
         }
-        self.pending.expect(advanced.durable_at, states);
+        self.pending.expect(advanced.wal.end, states);
+        self.prove(advanced.wal.flushed);
     }
 
     /// The server refused. Perhaps the sequence is dropped at this moment: the catalog says so then.

@@ -18,7 +18,7 @@ use crate::publisher::look::LOOK_TIMEOUT;
 use crate::readings::Trouble;
 use crate::sides::SidesError;
 use crate::sql;
-use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, flush_lsn, nudge_wal_writer};
+use crate::subscriber::advance::{Advanced, Advancer, Outcome, Step, nudge_wal_writer};
 use crate::types::Lsn;
 
 /// The name and version of the JSON that is printed.
@@ -196,11 +196,12 @@ impl Mover<'_> {
                 Todo::Nothing | Todo::Hold(_) => {}
             }
         }
-        let Advanced { outcomes, mut durable_at } = within(self.advancer.advance(client, &steps)).await?;
+        let Advanced { outcomes, wal } = within(self.advancer.advance(client, &steps)).await?;
+        let mut durable_at = wal.end;
         let mut done: Vec<(usize, Outcome)> = slots.into_iter().zip(outcomes).collect();
         for (index, sequence, seen, exact) in follows {
             let advanced = within(self.advancer.follow(client, &sequence, seen, exact)).await?;
-            durable_at = durable_at.max(advanced.durable_at);
+            durable_at = durable_at.max(advanced.wal.end);
             done.extend(advanced.outcomes.into_iter().map(|outcome| (index, outcome)));
         }
         let mut waiting = 0;
@@ -229,7 +230,7 @@ impl Mover<'_> {
         let client = self.client;
         let give_up = Instant::now() + LOOK_TIMEOUT;
         loop {
-            if within(flush_lsn(client)).await? >= durable_at {
+            if within(self.advancer.wal_end(client)).await?.flushed >= durable_at {
                 return Ok(());
             }
             if Instant::now() > give_up {

@@ -21,7 +21,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Statement};
 
 use super::function::{AdvanceFunction, Caller};
@@ -99,8 +99,17 @@ pub enum Outcome {
 pub struct Advanced {
     /// One for each step, in their order.
     pub outcomes: Vec<Outcome>,
-    /// Once the subscriber's WAL is flushed up to here, every state in `outcomes` survives a crash.
-    pub durable_at: Lsn,
+    /// Once the subscriber's WAL is flushed up to its end here, every state in `outcomes` survives a crash.
+    pub wal: WalEnd,
+}
+
+/// The subscriber's WAL at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalEnd {
+    /// Where it ended: when it is flushed up to here, all that was read before is durable.
+    pub end: Lsn,
+    /// Up to where it was flushed.
+    pub flushed: Lsn,
 }
 
 /// Statements prepared once per connection.
@@ -108,6 +117,7 @@ pub struct Advancer {
     reader: Reader,
     walk: Statement,
     set: Statement,
+    wal_end: Statement,
     caller: Caller,
     walk_chunk: u64,
     in_bulk: bool,
@@ -156,8 +166,20 @@ impl Advancer {
                 &[Type::OID_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY],
             )
             .await?;
+        let wal_end = client
+            .prepare_typed("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()", &[])
+            .await?;
         let (walk_chunk, turn) = (STEPS_WALK_CHUNK, AtomicUsize::new(0));
-        Ok(Advancer { reader, walk, set, caller: Caller::default(), walk_chunk, in_bulk: false, turn })
+        Ok(Advancer {
+            reader,
+            walk,
+            set,
+            wal_end,
+            caller: Caller::default(),
+            walk_chunk,
+            in_bulk: false,
+            turn,
+        })
     }
 
     /// For one that moves many sequences at once, and is waited for.
@@ -178,6 +200,15 @@ impl Advancer {
         &self.reader
     }
 
+    /// Where the subscriber's WAL ends, and how far it is flushed.
+    ///
+    /// # Errors
+    /// The server's or the connection's error.
+    pub async fn wal_end(&self, client: &Client) -> Result<WalEnd, Error> {
+        let row = client.query_one(&self.wal_end, &[]).await?;
+        Ok(WalEnd { end: row.try_get(0)?, flushed: row.try_get(1)? })
+    }
+
     /// Makes `steps`, as many in one transaction as go together; what fails is made one by one.
     ///
     /// # Errors
@@ -186,10 +217,14 @@ impl Advancer {
         let mut outcomes = vec![Outcome::Busy; steps.len()];
         let all: Vec<usize> = (0..steps.len()).collect();
         let mut pending: Vec<Vec<usize>> = all.chunks(BATCH).rev().map(<[usize]>::to_vec).collect();
+        let mut wal = WalEnd::default();
         while let Some(batch) = pending.pop() {
             let made: Vec<Step<'_>> = batch.iter().filter_map(|&i| steps.get(i)).copied().collect();
             match self.batch(client, &made).await {
-                Ok(done) => batch.into_iter().zip(done).for_each(|(i, one)| put(&mut outcomes, i, one)),
+                Ok(done) => {
+                    batch.into_iter().zip(done.outcomes).for_each(|(i, one)| put(&mut outcomes, i, one));
+                    wal = if done.wal.end < wal.end { wal } else { done.wal };
+                }
                 Err(error) => {
                     let Some(reason) = trouble(&error) else { return Err(error) };
                     client.batch_execute("ROLLBACK").await?;
@@ -206,15 +241,18 @@ impl Advancer {
                 }
             }
         }
-        Ok(Advanced { outcomes, durable_at: insert_lsn(client).await? })
+        Ok(Advanced { outcomes, wal })
     }
 
-    async fn batch(&self, client: &Client, batch: &[Step<'_>]) -> Result<Vec<Outcome>, Error> {
-        if !begin_as_only_writer(client).await? {
-            return Ok(vec![Outcome::Busy; batch.len()]);
-        }
+    async fn batch(&self, client: &Client, batch: &[Step<'_>]) -> Result<Advanced, Error> {
         let sequences: Vec<&Sequence> = batch.iter().map(|step| step.sequence).collect();
-        let now = self.reader.read_strictly(client, &sequences).await?;
+        // Both are sent at once; the server answers the second when the lock is had, or refuses it with the first.
+        let (begun, now) =
+            tokio::join!(begin_as_only_writer(client), self.reader.read_strictly(client, &sequences));
+        if !begun? {
+            return Ok(Advanced { outcomes: vec![Outcome::Busy; batch.len()], wal: WalEnd::default() });
+        }
+        let now = now?;
         let (mut walk, mut set, mut lock, mut call) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut together = Vec::new();
         for (step, reading) in batch.iter().zip(&now) {
@@ -251,8 +289,15 @@ impl Advancer {
             }
         }
         let after = self.reader.read_strictly(client, &sequences).await?;
-        client.batch_execute("COMMIT").await?;
-        Ok(batch.iter().zip(after).map(|(step, reading)| outcome(step, reading)).collect())
+        let outcomes = batch.iter().zip(after).map(|(step, reading)| outcome(step, reading)).collect();
+        Ok(Advanced { outcomes, wal: self.commit(client).await? })
+    }
+
+    /// Where the WAL ends is asked with the COMMIT, and answered after it.
+    async fn commit(&self, client: &Client) -> Result<WalEnd, Error> {
+        let (committed, wal) = tokio::join!(client.batch_execute("COMMIT"), self.wal_end(client));
+        committed?;
+        wal
     }
 
     fn way(&self, step: &Step<'_>, now: State) -> Way {
@@ -288,13 +333,15 @@ impl Advancer {
             return Ok(());
         }
         // A session that has called nextval before under CACHE answers from its own memory and moves nothing.
-        client.batch_execute("DISCARD SEQUENCES").await?;
+        let discarded = client.batch_execute("DISCARD SEQUENCES");
         let oids: Vec<u32> = walk.iter().map(|(step, _)| step.sequence.oid.0).collect();
         let counts: Vec<i64> = walk.iter().map(|(_, n)| i64::try_from(*n).unwrap_or(i64::MAX)).collect();
         let targets: Vec<i64> = walk.iter().map(|(step, _)| step.to).collect();
         let down: Vec<bool> = walk.iter().map(|(step, _)| step.sequence.definition.descending()).collect();
-        client.execute(&self.walk, &[&oids, &counts, &targets, &down]).await?;
-        Ok(())
+        let parameters: [&(dyn ToSql + Sync); 4] = [&oids, &counts, &targets, &down];
+        let (discarded, walked) = tokio::join!(discarded, client.execute(&self.walk, &parameters));
+        discarded?;
+        walked.map(drop)
     }
 
     async fn set(&self, client: &Client, set: &[(&Step<'_>, State)]) -> Result<(), Error> {
@@ -365,7 +412,7 @@ impl Advancer {
         } else {
             Outcome::Busy
         };
-        Ok(Advanced { outcomes: vec![outcome], durable_at: insert_lsn(client).await? })
+        Ok(Advanced { outcomes: vec![outcome], wal: self.wal_end(client).await? })
     }
 
     async fn follow_seen(
@@ -433,22 +480,6 @@ fn outcome(step: &Step<'_>, after: Reading) -> Outcome {
     }
 }
 
-/// Where the subscriber's WAL ends: when it is flushed up to here, all that was read before is durable.
-///
-/// # Errors
-/// The server's or the connection's error.
-pub async fn insert_lsn(client: &Client) -> Result<Lsn, Error> {
-    lsn(client, "SELECT pg_current_wal_insert_lsn()").await
-}
-
-/// Up to where the subscriber's WAL is flushed.
-///
-/// # Errors
-/// The server's or the connection's error.
-pub async fn flush_lsn(client: &Client) -> Result<Lsn, Error> {
-    lsn(client, "SELECT pg_current_wal_flush_lsn()").await
-}
-
 /// Makes an otherwise idle server flush: a transaction id alone is committed asynchronously, and the WAL writer
 /// then flushes up to its commit record within `wal_writer_delay`.
 ///
@@ -456,8 +487,4 @@ pub async fn flush_lsn(client: &Client) -> Result<Lsn, Error> {
 /// The server's or the connection's error.
 pub async fn nudge_wal_writer(client: &Client) -> Result<(), Error> {
     client.batch_execute("SELECT txid_current()").await
-}
-
-async fn lsn(client: &Client, sql: &str) -> Result<Lsn, Error> {
-    client.query_one(sql, &[]).await?.try_get(0)
 }

@@ -72,7 +72,7 @@ impl Writer {
     /// One call of the advancer for one sequence.
     pub async fn step(&self, sequence: &Sequence, seen: State, to: i64) -> Result<(Outcome, Lsn)> {
         let done = self.advancer.advance(self.client(), &[Step { sequence, seen, to }]).await?;
-        Ok((done.outcomes[0].clone(), done.durable_at))
+        Ok((done.outcomes[0].clone(), done.wal.end))
     }
 }
 

@@ -9,7 +9,7 @@ use proto_tests::sidecar::{SLOT, start};
 use proto_tests::sql::{PATIENCE, Probe, connect, wait_until};
 use seqshadow::demo::servers::ClusterOptions;
 use seqshadow::plan::State;
-use seqshadow::subscriber::advance::{Outcome, flush_lsn, nudge_wal_writer};
+use seqshadow::subscriber::advance::{Outcome, nudge_wal_writer};
 use seqshadow::subscriber::receipt::PendingReceipts;
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -43,7 +43,7 @@ async fn a_walk_that_a_crash_takes_back_got_no_receipt() {
 
     let mut pending = PendingReceipts::default();
     pending.expect(durable_at, vec![(0, there)]);
-    let flushed = flush_lsn(writer.client()).await.unwrap();
+    let flushed = writer.advancer.wal_end(writer.client()).await.unwrap().flushed;
     assert!(pending.collect(flushed).is_empty(), "no receipt before the flush: {flushed} of {durable_at}");
     server.kill9();
     server.resume().unwrap();
@@ -60,7 +60,7 @@ async fn a_walk_that_a_crash_takes_back_got_no_receipt() {
     pending.forget();
     pending.expect(durable_at, vec![(0, there)]);
     wait_until("the receipt", PATIENCE, async || {
-        let flushed = flush_lsn(writer.client()).await?;
+        let flushed = writer.advancer.wal_end(writer.client()).await?.flushed;
         let receipts = pending.collect(flushed);
         if receipts.is_empty() {
             nudge_wal_writer(writer.client()).await?;
