@@ -1,1 +1,3 @@
-//! Nothing: the benches are programs of their own.
+//! What the programs below share: the pictures of what they measured.
+
+pub mod chart;

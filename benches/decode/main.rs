@@ -27,6 +27,7 @@ mod allocations;
 #[path = "../../proto-tests/src/capture.rs"]
 #[allow(dead_code, reason = "recorded streams are only read here")]
 mod capture;
+mod charts;
 mod contestant;
 #[path = "../../proto-tests/src/encode.rs"]
 #[allow(dead_code, reason = "of the encoder of the tests, only some messages are needed")]
@@ -118,7 +119,7 @@ fn short() -> anyhow::Result<bool> {
     println!("allocations per message: {allocations}");
     let rows = goals::rows(&best, allocations);
     println!("{} goals can be measured, which a short run does not", rows.len());
-    write_json("short", &best, &rows, None)?;
+    write("short", &best, &rows, None)?;
     Ok(allocations == 0.0 && rows.len() == goals::COUNT)
 }
 
@@ -172,11 +173,11 @@ fn judge(best: &mut Best, counts: Option<&instructions::Counts>) -> anyhow::Resu
     print_all(best);
     let rows = goals::rows(best, allocations_per_message()?);
     goals::print(&rows);
-    write_json("full", best, &rows, counts)
+    write("full", best, &rows, counts)
 }
 
 fn reads_bytes(name: &str) -> usize {
-    if name.starts_with("relations") || name.starts_with("sequences") { MANY_BYTES } else { CACHED_BYTES }
+    if charts::over_size(name) { MANY_BYTES } else { CACHED_BYTES }
 }
 
 /// Times everybody who can read the stream.
@@ -307,8 +308,8 @@ fn print_all(best: &Best) {
     }
 }
 
-/// To `target/bench/decode.json`.
-fn write_json(
+/// To `target/bench/decode.json`, and what can be drawn of it to `decode.svg`.
+fn write(
     mode: &str,
     best: &Best,
     rows: &[goals::Row],
@@ -335,6 +336,8 @@ fn write_json(
     let file = target.join("bench/decode.json");
     std::fs::create_dir_all(target.join("bench"))?;
     std::fs::write(&file, format!("{}\n", serde_json::to_string_pretty(&all)?))?;
-    println!("\nall figures: {}", file.display());
+    let picture = file.with_extension("svg");
+    seqshadow_benches::chart::draw(&charts::charts(best), &picture)?;
+    println!("\nall figures: {}\nas a picture: {}", file.display(), picture.display());
     Ok(())
 }

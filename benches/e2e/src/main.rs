@@ -7,7 +7,6 @@
 //! Prints a table with the goal, the figure and the ratio of each row, and writes `e2e.json` and `e2e.svg` into
 //! `target/bench`. Nothing is asserted on a time: a row that misses its goal is marked.
 
-mod chart;
 mod measure;
 mod process;
 mod report;
@@ -84,7 +83,7 @@ async fn main() -> Result<()> {
     let (json, svg) = (directory.join("e2e.json"), directory.join("e2e.svg"));
     std::fs::write(&json, serde_json::to_string_pretty(&report)? + "\n")
         .with_context(|| format!("write {}", json.display()))?;
-    chart::draw(&report, &svg)?;
+    seqshadow_benches::chart::draw(&report.charts, &svg)?;
     println!("\n{}\n{}", json.display(), svg.display());
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What was measured: rows for the table, series for the charts, all of it for the JSON.
 
+use seqshadow_benches::chart::Chart;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -30,23 +31,6 @@ pub struct Row {
     pub value: f64,
     /// `None` where there is no goal.
     pub met: Option<bool>,
-}
-
-/// One panel of the picture.
-#[derive(Clone, Debug, Serialize)]
-pub struct Chart {
-    pub title: String,
-    pub x: String,
-    pub y: String,
-    pub log_x: bool,
-    pub series: Vec<Series>,
-}
-
-/// One line of a panel.
-#[derive(Clone, Debug, Serialize)]
-pub struct Series {
-    pub name: String,
-    pub points: Vec<(f64, f64)>,
 }
 
 impl Report {

@@ -15,8 +15,9 @@ use tokio_postgres::{Client, Statement};
 
 use super::{LIMIT, Size, pgbench, server, value};
 use crate::process::cpu;
-use crate::report::{Chart, Report, Series};
+use crate::report::Report;
 use crate::statistics::Samples;
+use seqshadow_benches::chart::{Chart, Series};
 
 const MAJOR: u32 = 17;
 const TABLE: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, note text)";
@@ -149,13 +150,9 @@ async fn without(size: &Size, pair: &Pair, script: &Path, report: &mut Report) -
     let section = "commit to sequence ahead, --lead=0";
     let shadow = start(pair, &["--lead=0"])?;
     let probe = Probe::new(pair).await?;
-    let mut chart = Chart {
-        title: "commit to ahead without a lead: share of samples".to_owned(),
-        x: "milliseconds after the commit has returned".to_owned(),
-        y: "share".to_owned(),
-        log_x: true,
-        series: Vec::new(),
-    };
+    let title = "commit to ahead without a lead: share of samples";
+    let x = "milliseconds after the commit has returned";
+    let mut chart = Chart::lines(title, x, "share", Vec::new()).over_powers_of_ten();
     // What the wide lead of before has put ahead has to be used up first.
     let begun = Instant::now();
     let load = Load::start(pair, script, 0)?;

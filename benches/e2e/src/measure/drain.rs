@@ -13,8 +13,9 @@ use tokio_postgres::Client;
 
 use super::{LIMIT, Size, pgbench, program, server, value};
 use crate::process::{Watched, cpu, to_the_end};
-use crate::report::{Chart, Report, Series};
+use crate::report::Report;
 use crate::statistics::middle;
+use seqshadow_benches::chart::{Bar, Chart};
 
 const MAJOR: u32 = 17;
 /// About as wide as the row of an order: some 180 bytes of the stream.
@@ -106,20 +107,17 @@ fn rows(report: &mut Report, section: &'static str, took: &[(Contestant, Took)],
         let figure = format!("{:.3} s = {ratio:.3} ×", took.client);
         report.at_most(section, format!("{}: CPU", contestant.name()), cpu, " ×", ratio, figure);
     }
-    let bar = |of: fn(&Took) -> f64| -> Vec<(f64, f64)> {
-        (1_u32..).map(f64::from).zip(took.iter().map(|(_, took)| of(took))).collect()
+    let mut bars = |figure: &str, of: fn(&Took) -> f64| {
+        let bar = |(contestant, took): &(Contestant, Took)| Bar {
+            name: contestant.name().to_owned(),
+            length: of(took),
+            ours: *contestant != Contestant::Peer,
+        };
+        report.chart(Chart::bars(format!("{section}: {figure}"), "seconds", took.iter().map(bar).collect()));
     };
-    report.chart(Chart {
-        title: format!("{section}: seconds"),
-        x: "1 pg_recvlogical, 2 ours, all columns, 3 ours, ids only".to_owned(),
-        y: "seconds".to_owned(),
-        log_x: false,
-        series: vec![
-            Series { name: "wall".to_owned(), points: bar(|took| took.wall) },
-            Series { name: "CPU of the client".to_owned(), points: bar(|took| took.client) },
-            Series { name: "CPU of the walsender".to_owned(), points: bar(|took| took.walsender) },
-        ],
-    });
+    bars("wall", |took| took.wall);
+    bars("CPU of the client", |took| took.client);
+    bars("CPU of the walsender", |took| took.walsender);
 }
 
 /// Makes a backlog and has it drained by each contestant, `size.rounds` times; the middle of each.

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::{LIMIT, Size, server};
 use crate::process::{cpu, resident};
-use crate::report::{Chart, Report, Series};
+use crate::report::Report;
+use seqshadow_benches::chart::{Chart, Series};
 
 const MAJOR: u32 = 17;
 /// Sequences of one table, each behind a column of it.
@@ -64,15 +65,12 @@ pub async fn run(size: &Size, report: &mut Report) -> Result<()> {
         starts.push((f64::from(*n), streaming));
         memory.push((f64::from(*n), mebibytes));
     }
-    report.chart(Chart {
-        title: "start and memory over the number of sequences".to_owned(),
-        x: "sequences".to_owned(),
-        y: "seconds; MiB".to_owned(),
-        log_x: true,
-        series: vec![
-            Series { name: "start to streaming, s".to_owned(), points: starts },
-            Series { name: "resident memory, MiB".to_owned(), points: memory },
-        ],
-    });
+    for (title, y, points) in [
+        ("from the start to streaming", "seconds", starts),
+        ("resident memory over the number of sequences", "MiB", memory),
+    ] {
+        let series = vec![Series { name: "seqshadow".to_owned(), points }];
+        report.chart(Chart::lines(title, "sequences", y, series).over_powers_of_ten());
+    }
     Ok(())
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::{LIMIT, Size, server, value};
 use crate::process::resident;
-use crate::report::{Chart, Report, Series};
+use crate::report::Report;
+use seqshadow_benches::chart::{Chart, Series};
 
 const MAJOR: u32 = 17;
 /// Bytes of one row on the stream; its WAL is far smaller, because the value compresses.
@@ -90,12 +91,8 @@ pub async fn run(size: &Size, report: &mut Report) -> Result<()> {
         format!("{:.2} GB/s", gigabytes / seconds),
         gigabytes / seconds,
     );
-    report.chart(Chart {
-        title: format!("resident memory over a transaction of {gigabytes:.1} GB"),
-        x: "seconds".to_owned(),
-        y: "MiB".to_owned(),
-        log_x: false,
-        series: vec![Series { name: "seqshadow".to_owned(), points }],
-    });
+    let title = format!("resident memory over a transaction of {gigabytes:.1} GB");
+    let series = vec![Series { name: "seqshadow".to_owned(), points }];
+    report.chart(Chart::lines(title, "seconds", "MiB", series));
     Ok(())
 }

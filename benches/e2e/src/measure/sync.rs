@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use super::{LIMIT, Size, server, value};
-use crate::report::{Chart, Report, Series};
+use crate::report::Report;
 use crate::statistics::middle;
+use seqshadow_benches::chart::{Chart, Series};
 
 const MAJOR: u32 = 19;
 /// How many ids the publisher is ahead each time.
@@ -86,16 +87,12 @@ async fn beside_native(size: &Size, report: &mut Report) -> Result<()> {
         native_points.push((f64::from(*n), native));
         our_points.push((f64::from(*n), owner));
     }
-    report.chart(Chart {
-        title: "sync of all sequences".to_owned(),
-        x: "sequences".to_owned(),
-        y: "seconds".to_owned(),
-        log_x: true,
-        series: vec![
-            Series { name: "REFRESH SEQUENCES of 19".to_owned(), points: native_points },
-            Series { name: "seqshadow sync".to_owned(), points: our_points },
-        ],
-    });
+    let series = vec![
+        Series { name: "REFRESH SEQUENCES of 19".to_owned(), points: native_points },
+        Series { name: "seqshadow sync".to_owned(), points: our_points },
+    ];
+    let chart = Chart::lines("sync of all sequences", "sequences", "seconds", series);
+    report.chart(chart.over_powers_of_ten());
     Ok(())
 }
 
@@ -204,13 +201,10 @@ async fn advances(size: &Size, report: &mut Report) -> Result<()> {
         }
         points.push((f64::from(*n), each));
     }
-    report.chart(Chart {
-        title: "one advance, over the number made at once".to_owned(),
-        x: "sequences in the batch".to_owned(),
-        y: "milliseconds each".to_owned(),
-        log_x: true,
-        series: vec![Series { name: "seqshadow".to_owned(), points }],
-    });
+    let series = vec![Series { name: "seqshadow".to_owned(), points }];
+    let title = "one advance, over the number made at once";
+    let chart = Chart::lines(title, "sequences in the batch", "milliseconds each", series);
+    report.chart(chart.over_powers_of_ten());
     drop(shadow);
     Ok(())
 }
