@@ -358,10 +358,10 @@ fn yes(certificate: &Certificate, written: &str) -> String {
         if certificate.exact {
             out += &exactness(&one.sequences);
         }
-        let aside = one.sequences.iter().map(|one| &one.proof).filter(|proof| !proof.set_aside.is_empty());
-        for proof in aside {
-            let ids = proof.set_aside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            out += &hang(&format!("  set aside, not part of the proof: {} {ids}", proof.sequence), 4);
+        for proof in one.sequences.iter().map(|one| &one.proof) {
+            if let Some(ids) = proof.set_aside_text() {
+                out += &hang(&format!("  set aside, not part of the proof: {} {ids}", proof.sequence), 4);
+            }
         }
     }
     out + &format!("certificate: {written}\n")

@@ -78,10 +78,10 @@ fn text(verification: &Verification, all: bool) -> String {
         let reason = proof.reason.clone().unwrap_or_default();
         out += &hang(&format!("{}{}: {reason}", proof.sequence, columns(proof)), 2);
     }
-    for proof in verification.sequences.iter().filter(|proof| !proof.set_aside.is_empty()) {
-        let ids: Vec<String> = proof.set_aside.iter().map(ToString::to_string).collect();
-        let ids = ids.join(", ");
-        out += &hang(&format!("{}: set aside, and so not part of the proof: {ids}", proof.sequence), 2);
+    for proof in &verification.sequences {
+        if let Some(ids) = proof.set_aside_text() {
+            out += &hang(&format!("{}: set aside, and so not part of the proof: {ids}", proof.sequence), 2);
+        }
     }
     for lesser in verification.sequences.iter().filter_map(Proof::lesser) {
         out += &hang(&lesser, 2);

@@ -156,10 +156,11 @@ fn chunks(table: &TableReport) -> String {
 
 /// What is to be said of one table, if anything.
 fn explanation(table: &TableReport) -> String {
-    if let Some(reason) = &table.reason {
-        return hang(&format!("{}: {reason}", table.table), 2);
+    let reason = table.reason.iter().map(|reason| hang(&format!("{}: {reason}", table.table), 2));
+    let mut out: String = reason.collect();
+    if table.status == Status::NotCompared || table.reason.is_some() && table.key.is_empty() {
+        return out;
     }
-    let mut out = String::new();
     if table.key.is_empty() && !table.differences.is_empty() {
         let of = |kind| table.differences.iter().filter(|difference| difference.kind == kind).count();
         let at_least = if table.more { "at least " } else { "" };

@@ -3,6 +3,7 @@
 //! In: both servers. Out: a [`Survey`], in which each sequence is judged as the daemon would judge it, without a stream:
 //! by the publisher's sequences and by the tables of both sides. It writes nothing.
 
+pub(crate) mod far;
 mod own;
 mod stamp;
 
@@ -24,6 +25,7 @@ use crate::sql;
 use crate::subscriber::advance::Advancer;
 use crate::subscriber::function::load_catalog;
 use crate::types::{Lsn, Oid};
+use far::Far;
 use own::own_tables;
 
 /// When looking into tables took longer, a sequence that seems to be behind them is read again: it may have been moved.
@@ -69,6 +71,8 @@ pub struct Surveyed {
     pub managed: Managed,
     /// Columns whose ids were not looked at, with the reason and what to do.
     pub gaps: Vec<String>,
+    /// How many ids are set aside, counted up to 1,001; nothing where not all of them could be counted.
+    pub set_aside_count: Option<usize>,
 }
 
 impl<'a> Surveyor<'a> {
@@ -233,6 +237,8 @@ impl<'a> Surveyor<'a> {
                 one.judge_outlier(self.settings.outliers);
             }
         }
+        let far = far::far_ids(client, &mut managed, self.settings.outliers).await?;
+        note_restless(&far, &mut gaps);
         if read_at.elapsed() > OLD {
             let behind = managed.iter_mut().filter(|one| one.is_behind());
             read_states(client, self.advancer.reader(), behind).await?;
@@ -242,7 +248,8 @@ impl<'a> Surveyor<'a> {
             // The publisher's column does not speak for the subscriber's, which may have rows of its own.
             let mut gaps = gaps.remove(&one.oid()).unwrap_or_default();
             gaps.extend(self.unlogged_here_only(&one));
-            sequences.push(Surveyed { managed: one, gaps });
+            let set_aside_count = far.count(&one);
+            sequences.push(Surveyed { managed: one, gaps, set_aside_count });
         }
         Ok(Survey {
             tag,
@@ -418,9 +425,12 @@ pub(crate) async fn subscriber_alone(
             one.seen_in_own_table(mark, Duration::ZERO);
         }
     }
+    let far = far::far_ids(client, &mut managed, settings.outliers).await?;
+    note_restless(&far, &mut gaps);
     let sequences = managed.into_iter().map(|managed| {
         let gaps = gaps.remove(&managed.oid()).unwrap_or_default();
-        Surveyed { managed, gaps }
+        let set_aside_count = far.count(&managed);
+        Surveyed { managed, gaps, set_aside_count }
     });
     Ok(Survey {
         tag: Lsn::ZERO,
@@ -429,6 +439,14 @@ pub(crate) async fn subscriber_alone(
         missing_publications: Vec::new(),
         publisher_known: false,
     })
+}
+
+/// Of these it is not known whether an id lies between what is followed and what is set aside.
+fn note_restless(far: &Far, gaps: &mut HashMap<Oid, Vec<String>>) {
+    for oid in &far.restless {
+        let why = "ids far out came within reach one after the other: run it again";
+        gaps.entry(*oid).or_default().push(why.to_owned());
+    }
 }
 
 /// An id within the limit is followed, one past it is asked about.

@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
+use super::survey::far::{COUNTED, NAMED};
 use super::survey::{Survey, Surveyed};
 use super::verdict::Verdict;
 use crate::catalog::Sequence;
+use crate::keeper::Managed;
 use crate::plan::State;
 use crate::types::quote_identifier;
 
@@ -64,8 +66,11 @@ pub struct Proof {
     pub next_value: Option<i64>,
     /// Steps between the furthest id and the next value.
     pub margin: Option<u64>,
-    /// Ids too far out to follow: the exceptions to the proof.
+    /// The furthest ids too far out to follow, the furthest first: the exceptions to the proof.
     pub set_aside: Vec<i64>,
+    /// How many of them there are: they are counted up to 1,000, and 1,001 stands for more. Nothing where not every column
+    /// could be looked at for all of them.
+    pub set_aside_count: Option<usize>,
 }
 
 impl Verification {
@@ -114,7 +119,8 @@ impl Proof {
             source: mark.map(|(_, source)| source.as_str()),
             next_value: managed.state.and_then(|state| state.next(definition)),
             margin: managed.lead_steps(),
-            set_aside: managed.set_aside().collect(),
+            set_aside: furthest_first(managed),
+            set_aside_count: one.set_aside_count,
         }
     }
 
@@ -131,9 +137,37 @@ impl Proof {
         self.meaning().map(|meaning| format!("{} {meaning}: {reason}", self.sequence))
     }
 
+    /// The ids that are set aside, for people; nothing where there is none.
+    #[must_use]
+    pub fn set_aside_text(&self) -> Option<String> {
+        if self.set_aside.is_empty() {
+            return None;
+        }
+        let ids = self.set_aside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let named = self.set_aside.len();
+        Some(match self.set_aside_count {
+            Some(count) if count > COUNTED => {
+                format!("{ids} and more than {} more", COUNTED.saturating_sub(named))
+            }
+            Some(count) if count > named => format!("{ids} and {} more", count.saturating_sub(named)),
+            Some(_) => ids,
+            None => format!("{ids}, and there may be more"),
+        })
+    }
+
     fn meaning(&self) -> Option<&'static str> {
         LESSER.iter().find(|(verdict, _)| *verdict == self.verdict).map(|(_, meaning)| *meaning)
     }
+}
+
+/// As many as are named.
+fn furthest_first(managed: &Managed) -> Vec<i64> {
+    let mut ids: Vec<i64> = managed.set_aside().collect();
+    if !managed.descending() {
+        ids.reverse();
+    }
+    ids.truncate(NAMED);
+    ids
 }
 
 /// Its columns by name, without those that have it from a table above.

@@ -1,4 +1,4 @@
-//! `verify`: says no when a single id is not covered, and burns none.
+//! `verify`: says no when a single id is not covered, and burns none. What it sets aside it names, and counts.
 
 use proto_tests::sequence::state;
 use proto_tests::stage::Stage;
@@ -96,4 +96,67 @@ async fn a_column_that_was_read_does_not_speak_for_another() {
         "{}",
         alone.all()
     );
+}
+
+const FAR: i64 = 9_000_000_000_000_000_000;
+const FAR_TABLES: &str = "CREATE TABLE few (id bigserial PRIMARY KEY);
+CREATE TABLE many (id bigserial PRIMARY KEY, again bigint);
+CREATE SEQUENCE down INCREMENT -1; CREATE TABLE below (id bigint PRIMARY KEY DEFAULT nextval('down'));
+CREATE TABLE single (id bigserial PRIMARY KEY); CREATE TABLE free (id bigserial PRIMARY KEY);
+CREATE TABLE plain (id bigserial)";
+
+/// How many ids of each sequence are set aside, and the furthest of them, and the same in words.
+async fn what_is_set_aside_is_counted(publisher: u32, subscriber: u32) {
+    let stage = Stage::replicating(publisher, subscriber, FAR_TABLES).await.unwrap();
+    for sql in [
+        format!("INSERT INTO few SELECT {FAR} + i FROM generate_series(1, 12) i"),
+        format!("INSERT INTO many SELECT {FAR} + i FROM generate_series(1, 1500) i"),
+        format!("INSERT INTO below SELECT -{FAR} - i FROM generate_series(1, 11) i"),
+        format!("INSERT INTO single VALUES ({FAR}); INSERT INTO plain VALUES ({FAR}), ({FAR} + 1)"),
+        ["few", "many", "below", "single", "free", "plain"]
+            .map(|t| format!("INSERT INTO {t} DEFAULT VALUES"))
+            .join(";"),
+    ] {
+        stage.on_publisher(&sql).await;
+    }
+    stage.pair.catch_up().await.unwrap();
+    let furthest = |sign: i64, last: i64| -> Vec<i64> { (0..10).map(|i| sign * (FAR + last - i)).collect() };
+    let expected = [
+        ("public.few_id_seq", furthest(1, 12), Some(12), " and 2 more"),
+        ("public.many_id_seq", furthest(1, 1500), Some(1001), " and more than 990 more"),
+        ("public.down", furthest(-1, 11), Some(11), " and 1 more"),
+        ("public.single_id_seq", vec![FAR], Some(1), ""),
+        ("public.free_id_seq", vec![], Some(0), ""),
+        ("public.plain_id_seq", vec![FAR + 1], None, ", and there may be more"),
+    ];
+    let holds = |proofs: &serde_json::Value, words: &str| {
+        for (sequence, ids, count, more) in &expected {
+            let one = proofs.as_array().unwrap().iter().find(|one| one["sequence"] == *sequence).unwrap();
+            assert_eq!(one["set_aside"], serde_json::json!(ids), "{one}");
+            assert_eq!(one["set_aside_count"], serde_json::json!(count), "{one}");
+            if let Some(last) = ids.last() {
+                assert!(words.contains(&format!("{last}{more}")), "{sequence}: {words}");
+            }
+        }
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let cut = crate::cutover::run(&stage.pair, directory.path(), &["--stop-writes", "--full"]);
+    assert_eq!(cut.code(), 0, "{}", cut.all());
+    let words = |finished: &proto_tests::shadow::Finished| {
+        finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let certificate = std::fs::read_to_string(directory.path().join("certificate.json")).unwrap();
+    let certificate: serde_json::Value = serde_json::from_str(&certificate).unwrap();
+    holds(&certificate["databases"][0]["sequences"], &words(&cut));
+    let json = verb::run(&stage.pair, "verify", &["--full", "--json"]).unwrap();
+    let text = verb::run(&stage.pair, "verify", &["--full"]).unwrap();
+    assert_eq!((json.code(), text.code()), (0, 0), "{}", text.all());
+    holds(&json.json().unwrap()["sequences"], &words(&text));
+    assert!(text.stdout.lines().all(|line| line.chars().count() <= 80), "{}", text.all());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_are_set_aside_are_named_and_counted() {
+    what_is_set_aside_is_counted(15, 17).await;
+    what_is_set_aside_is_counted(18, 12).await;
 }

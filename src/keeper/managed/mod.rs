@@ -469,16 +469,21 @@ impl Managed {
 mod tests {
     use super::*;
     use crate::catalog::Privileges;
+    use crate::config::Outliers;
     use crate::plan::Definition;
     use crate::types::QualifiedName;
 
     fn managed() -> Managed {
+        of(Definition::new(1, 1, 1, i64::MAX, 1, false).unwrap())
+    }
+
+    fn of(definition: Definition) -> Managed {
         let sequence = Sequence {
             oid: Oid(1),
             name: QualifiedName::new("public".to_owned(), "s".to_owned()),
             persistence: Persistence::Permanent,
             data_type: "bigint".to_owned(),
-            definition: Definition::new(1, 1, 1, i64::MAX, 1, false).unwrap(),
+            definition,
             privileges: Privileges::default(),
             consumers: Vec::new(),
             suspects: Vec::new(),
@@ -501,5 +506,31 @@ mod tests {
         // What it still says is of 10: a restart at 15 ends it.
         managed.restarted(Lsn(15), Duration::ZERO);
         assert_eq!(managed.publisher_value(), None);
+    }
+    #[test]
+    fn of_many_ids_that_are_set_aside_the_furthest_are_remembered() {
+        for (definition, sign) in [
+            (Definition::new(1, 1, 1, i64::MAX, 1, false).unwrap(), 1),
+            (Definition::new(-1, -1, i64::MIN, -1, 1, false).unwrap(), -1),
+        ] {
+            let mut managed = of(definition);
+            let state = State { last_value: 10 * sign, is_called: true };
+            managed.heard_from_publisher(
+                Lsn(10),
+                PublisherValue { state: Some(state), ..PublisherValue::default() },
+            );
+            let far: Vec<i64> = (0..40).map(|i| sign * (9_000_000_000_000_000_000 + i)).collect();
+            for id in &far {
+                managed.set_aside_too(*id, Outliers::Aside);
+            }
+            // One that is nearer comes last.
+            managed.set_aside_too(sign * 8_000_000_000_000_000_000, Outliers::Aside);
+            let mut kept: Vec<i64> = managed.set_aside().collect();
+            if sign < 0 {
+                kept.reverse();
+            }
+            assert_eq!(kept, far[8..]);
+            assert_eq!(managed.mark(), None);
+        }
     }
 }

@@ -61,15 +61,24 @@ impl Managed {
     pub fn judge_outlier(&mut self, outliers: Outliers) -> Option<i64> {
         let id = self.asking.take()?;
         if self.is_beyond(id, outliers) {
-            if self.set_aside.len() >= SET_ASIDE_MAX {
-                self.set_aside.pop_first();
-            }
             self.set_aside.insert(id);
+            if self.set_aside.len() > SET_ASIDE_MAX {
+                // The nearest one.
+                let _ =
+                    if self.descending() { self.set_aside.pop_last() } else { self.set_aside.pop_first() };
+            }
             self.times_set_aside += 1;
             return Some(id);
         }
         self.seen_in_stream(id);
         None
+    }
+
+    /// One more id that was found beside one that is set aside: it is set aside as well, unless it is within the limit.
+    pub fn set_aside_too(&mut self, id: i64, outliers: Outliers) {
+        if self.seen_beyond(id, outliers) == Beyond::Ask {
+            self.judge_outlier(outliers);
+        }
     }
 
     /// Ids that were set aside are within reach now, or are to be followed after all: the furthest of them.

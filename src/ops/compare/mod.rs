@@ -36,6 +36,7 @@
 //! like are compared by name, `aclitem` by role names. A column whose type differs between the sides is compared by its
 //! text: `int` and `bigint` are equal, `char(5)` and `text` are not.
 
+mod alone;
 mod applied;
 mod chunks;
 mod followed;
@@ -66,6 +67,7 @@ use crate::types::{Lsn, QualifiedName};
 pub use report::{Comparison, Difference, SCHEMA, Status, TableReport};
 pub use suspect::Kind;
 
+use alone::Leaf;
 use applied::Applied;
 use chunks::Course;
 use followed::Followed;
@@ -131,7 +133,10 @@ pub async fn compare(
     };
     let followed = Followed::find(sides, &publisher.client).await?;
     are_there(sides, &followed, &publisher.client).await?;
-    let found = find(&followed, settings, options, first, publisher.version).await?;
+    let digest = digest(first).await?;
+    let sought =
+        Sought { version: publisher.version, publications: &followed.publications, settings, digest };
+    let (found, alone) = find(&sought, options, first).await?;
     let state = RefCell::new(State::open(options.state.as_deref(), subject(sides, first, options).await?)?);
     let mut reports = Vec::new();
     let mut courses = Vec::new();
@@ -164,6 +169,7 @@ pub async fn compare(
     for (course, case) in courses.into_iter().zip(cases) {
         reports.push(TableReport::of(course.into_inner(), case, options));
     }
+    reports.extend(alone::reports(first, alone, &sought, options).await?);
     comparison.conclude(reports);
     if comparison.equal {
         state.into_inner().finished();
@@ -171,24 +177,21 @@ pub async fn compare(
     Ok(comparison)
 }
 
-/// The tables that are to be compared; an error where there are none.
+/// The tables that are to be compared, and those that only the subscriber has; an error where there are none.
 async fn find(
-    followed: &Followed,
-    settings: &Settings,
+    sought: &Sought<'_>,
     options: &Options,
     both: &Both<'_>,
-    version: u32,
-) -> Result<Vec<Found>, OpsError> {
-    let digest = digest(both).await?;
-    let wanted = |name: &QualifiedName| is_wanted(name, settings, options);
-    let sought = Sought { version, publications: &followed.publications, settings, digest };
-    let found = tables::find(&both.publisher, &both.subscriber, &sought, wanted).await?;
-    if found.is_empty() {
-        let publications = followed.publications.join(", ");
+) -> Result<(Vec<Found>, Vec<Leaf>), OpsError> {
+    let wanted = |name: &QualifiedName| is_wanted(name, sought.settings, options);
+    let found = tables::find(&both.publisher, &both.subscriber, sought, wanted).await?;
+    let alone = alone::find(both, sought, wanted).await?;
+    if found.is_empty() && alone.is_empty() {
+        let publications = sought.publications.join(", ");
         let what = format!("publication {publications} has no table that is to be compared");
         return Err(nothing(&what, "look at --table, --schema and what excludes tables"));
     }
-    Ok(found)
+    Ok((found, alone))
 }
 
 /// As many connections to each side as there are jobs; the first to the subscriber is there.

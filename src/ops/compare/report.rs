@@ -9,6 +9,7 @@ use super::chunks::Course;
 use super::settle::Case;
 use super::statement::Key;
 use super::suspect::Kind;
+use crate::demo::text::counted;
 use crate::types::Lsn;
 
 /// The name and version of the JSON that is printed.
@@ -61,6 +62,7 @@ pub struct TableReport {
     /// The name on the subscriber, where it is another.
     pub subscriber_table: Option<String>,
     pub status: Status,
+    /// Why it was not compared, or differs as a whole.
     pub reason: Option<String>,
     /// Columns of the key by which rows are told apart; empty: the table has none.
     pub key: Vec<String>,
@@ -121,6 +123,31 @@ impl TableReport {
             chunks_resumed: 0,
             differences: Vec::new(),
             more: false,
+        }
+    }
+
+    /// A partition that only the subscriber has: it is as it should be if it holds no row. `keys` are the first of them.
+    pub(super) fn alone(table: String, parent: &str, key: Vec<String>, rows: u64, keys: Vec<Key>) -> Self {
+        let status = if rows == 0 { Status::Equal } else { Status::Differs };
+        let reason = (rows > 0).then(|| {
+            let rows = counted(rows, "row");
+            format!(
+                "only the subscriber has this partition of {parent}, with {rows}: make it on the publisher and bring them \
+                 there, or DELETE them"
+            )
+        });
+        let of = |found: Key| Difference { kind: Kind::Extra, key: named(&key, found) };
+        let differences: Vec<Difference> = keys.into_iter().map(of).collect();
+        TableReport {
+            status,
+            reason,
+            subscriber_rows: rows,
+            chunks: 1,
+            chunks_compared: 1,
+            more: u64::try_from(differences.len()).is_ok_and(|named| named < rows),
+            differences,
+            key,
+            ..TableReport::not_compared(table, String::new())
         }
     }
 

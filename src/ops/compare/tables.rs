@@ -1,7 +1,8 @@
 //! Which tables are compared, by which columns and which key.
 //!
 //! In: the catalogs of both sides. Out: for each table that the publications publish either a [`Table`] or the reason
-//! why it cannot be compared. A partitioned table that is published as its root is compared as one; else each leaf is.
+//! why it cannot be compared. A partitioned table that is published as its root is compared as one; else each leaf is
+//! ([`super::alone`] has those that only the subscriber has).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +15,7 @@ use crate::sides::SidesError;
 use crate::types::{QualifiedName, quote_identifier};
 
 /// Column lists and row filters exist since 15.
-const VERSION_COLUMN_LISTS: u32 = 150_000;
+pub(super) const VERSION_COLUMN_LISTS: u32 = 150_000;
 /// Generated columns can be published since 18.
 const VERSION_GENERATED: u32 = 180_000;
 
@@ -31,7 +32,7 @@ pub(super) enum Found {
 
 /// What the publications say of one table.
 #[derive(Debug, Default)]
-struct Published {
+pub(super) struct Published {
     /// Of any of them; `None`: all columns.
     columns: Option<BTreeSet<String>>,
     /// Of each of them; `None`: one has no filter.
@@ -89,7 +90,10 @@ pub(super) async fn find(
 }
 
 /// What the publications publish, as the stream names it.
-async fn published(
+///
+/// # Errors
+/// The publisher's.
+pub(super) async fn published(
     publisher: &Session<'_>,
     version: u32,
     publications: &[String],
@@ -164,7 +168,11 @@ async fn copying(subscriber: &Session<'_>) -> Result<HashMap<u32, String>, Sides
     Ok(found)
 }
 
-async fn role(session: &Session<'_>) -> Result<String, SidesError> {
+/// Our role on one side.
+///
+/// # Errors
+/// The server's.
+pub(super) async fn role(session: &Session<'_>) -> Result<String, SidesError> {
     session.side.value(session.client(), "SELECT current_user::text", &[]).await
 }
 
@@ -280,7 +288,16 @@ impl OnBoth<'_> {
     }
 }
 
-fn readable(side: &str, name: &QualifiedName, relation: &Relation, role: &str) -> Result<(), String> {
+/// Whether our role may read a table; the error says what lets it.
+///
+/// # Errors
+/// Where it may not.
+pub(super) fn readable(
+    side: &str,
+    name: &QualifiedName,
+    relation: &Relation,
+    role: &str,
+) -> Result<(), String> {
     let role = quote_identifier(role);
     let schema = quote_identifier(&name.schema);
     let usage = format!("GRANT USAGE ON SCHEMA {schema} TO {role};");

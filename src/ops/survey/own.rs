@@ -1,6 +1,6 @@
 //! What lies in the subscriber's own tables: through an index, or by a scan where that is asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Client;
 
@@ -8,6 +8,7 @@ use super::{Depth, limit, on_subscriber};
 use crate::catalog::{Consumer, Readable};
 use crate::config::{Outliers, Settings};
 use crate::keeper::Managed;
+use crate::ops::ask::Side;
 use crate::pgoutput::IdFormat;
 use crate::readings::Trouble;
 use crate::sides::SidesError;
@@ -72,10 +73,17 @@ pub(super) async fn own_tables(
         let (answers, refused) = on_subscriber(tables::furthest(client, &questions)).await?;
         found.extend(answers.into_iter().map(|a| (a.key, a.within, a.beyond)));
         let why_refused: HashMap<usize, Trouble> = refused.into_iter().collect();
+        let is_suspect = |(key, (_, consumer)): (usize, &(usize, &Consumer))| {
+            let suspect = !is_quick(consumer) || why_refused.get(&key) == Some(&Trouble::Denied);
+            suspect.then_some(consumer.table_oid)
+        };
+        let veiled = veiled(client, columns.iter().enumerate().filter_map(is_suspect).collect()).await?;
         for (key, (index, consumer)) in columns.iter().enumerate() {
             let quick = is_quick(consumer);
+            let veiled = veiled.contains(&consumer.table_oid);
             let why = match why_refused.get(&key) {
                 None if quick => continue,
+                _ if veiled => unveil(consumer, role),
                 Some(Trouble::Locked) => "it is locked, or its index is slow".to_owned(),
                 Some(Trouble::Gone) => "it was dropped meanwhile".to_owned(),
                 Some(Trouble::Denied) => grant(consumer, role),
@@ -88,7 +96,7 @@ pub(super) async fn own_tables(
                 None => "its ids are inside text".to_owned(),
             };
             let Some(one) = managed.get(*index) else { continue };
-            let readable = consumer.selectable && consumer.readable != Readable::NotNow;
+            let readable = consumer.selectable && !veiled && consumer.readable != Readable::NotNow;
             let can_scan = depth == Depth::Scan && readable;
             let why = if can_scan {
                 let scan = Scan { consumer, descending: one.descending(), limit: limit(settings, one) };
@@ -113,6 +121,26 @@ pub(super) async fn own_tables(
         }
     }
     Ok(OwnTables { found, gaps })
+}
+
+/// Those of these tables some of whose rows a policy may hide from our role: they refuse to be read.
+async fn veiled(client: &Client, tables: Vec<Oid>) -> Result<HashSet<Oid>, SidesError> {
+    if tables.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = "SELECT DISTINCT t FROM unnest($1::oid[]) AS t WHERE row_security_active(t)";
+    let tables: Vec<u32> = tables.into_iter().map(|oid| oid.0).collect();
+    let rows = Side::Subscriber.rows(client, sql, &[&tables]).await?;
+    rows.iter().map(|row| Side::Subscriber.get(row, 0).map(Oid)).collect()
+}
+
+/// What lets our role see every row. A policy would not do: nobody could tell that it hides none.
+fn unveil(consumer: &Consumer, role: &str) -> String {
+    let unveil = format!(
+        "row-level security may hide rows of it from us: ALTER ROLE {} BYPASSRLS;",
+        quote_identifier(role)
+    );
+    if consumer.selectable { unveil } else { format!("{unveil} {}", grant(consumer, role)) }
 }
 
 fn grant(consumer: &Consumer, role: &str) -> String {

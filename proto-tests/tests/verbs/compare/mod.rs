@@ -1,5 +1,6 @@
 //! `verify --data`: finds the one row that differs, and is silent where nothing does.
 
+mod alone;
 mod found;
 mod limits;
 mod load;

@@ -36,20 +36,24 @@ async fn last_value(stage: &Stage, sequence: &str) -> (i64, bool) {
     (state.last_value, state.is_called)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_publishers_column_does_not_speak_for_the_subscribers_without_an_index() {
-    let stage = at_rest(15, 18).await;
+/// A pair in step, whose subscriber has rows of its own in orders that `hidden` keeps from being seen there; and why
+/// `verify` calls the sequence unproven.
+async fn with_unseen_rows(publisher: u32, subscriber: u32, hidden: &str) -> (Stage, String) {
+    let stage = at_rest(publisher, subscriber).await;
     assert_eq!(verb::run(&stage.pair, "sync", &[]).unwrap().code(), 0);
-    stage
-        .on_subscriber(
-            "ALTER TABLE orders DROP CONSTRAINT orders_pkey;
-             INSERT INTO orders (id, note) SELECT g, 'local' FROM generate_series(501, 3000) g",
-        )
-        .await;
+    stage.on_subscriber(hidden).await;
+    let own = "INSERT INTO orders (id, note) SELECT g, 'local' FROM generate_series(501, 3000) g";
+    stage.on_subscriber(own).await;
     let (code, verdicts) = verified(&stage, &[]);
     let orders = proof(&verdicts, "public.orders_id_seq");
     assert_eq!((code, orders["verdict"].as_str()), (1, Some("unproven")), "{orders}");
-    let reason = orders["reason"].as_str().unwrap();
+    assert_eq!(proof(&verdicts, "public.items_id_seq")["verdict"], "past");
+    (stage, orders["reason"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_publishers_column_does_not_speak_for_the_subscribers_without_an_index() {
+    let (stage, reason) = with_unseen_rows(15, 18, "ALTER TABLE orders DROP CONSTRAINT orders_pkey").await;
     assert!(reason.contains("public.orders.id was not looked at") && reason.contains("--full"), "{reason}");
     let directory = tempfile::tempdir().unwrap();
     let cut = run(&stage.pair, directory.path(), &["--stop-writes"]);
@@ -65,20 +69,9 @@ async fn the_publishers_column_does_not_speak_for_the_subscribers_without_an_ind
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_publishers_column_does_not_speak_for_the_subscribers_without_a_right() {
-    let stage = at_rest(16, 14).await;
-    assert_eq!(verb::run(&stage.pair, "sync", &[]).unwrap().code(), 0);
-    stage
-        .on_subscriber(
-            "REVOKE SELECT ON orders FROM shadow;
-             INSERT INTO orders (id, note) SELECT g, 'local' FROM generate_series(501, 3000) g",
-        )
-        .await;
-    let (code, verdicts) = verified(&stage, &[]);
-    let orders = proof(&verdicts, "public.orders_id_seq");
-    assert_eq!((code, orders["verdict"].as_str()), (1, Some("unproven")), "{orders}");
+    let (stage, reason) = with_unseen_rows(16, 14, "REVOKE SELECT ON orders FROM shadow").await;
     let grant = "GRANT SELECT (id) ON public.orders TO shadow;";
-    assert!(orders["reason"].as_str().unwrap().contains(grant), "{orders}");
-    assert_eq!(proof(&verdicts, "public.items_id_seq")["verdict"], "past");
+    assert!(reason.contains(grant), "{reason}");
     let directory = tempfile::tempdir().unwrap();
     let cut = run(&stage.pair, directory.path(), &["--stop-writes"]);
     assert_eq!((cut.code(), blocker(&cut).as_str()), (1, "sequence-unproven"), "{}", cut.all());
@@ -87,6 +80,55 @@ async fn the_publishers_column_does_not_speak_for_the_subscribers_without_a_righ
     stage.on_subscriber(grant).await;
     cuts_over(&stage.pair, directory.path(), &["--stop-writes"]);
     stage.on_subscriber("INSERT INTO orders (note) VALUES ('after')").await;
+}
+
+/// Row-level security hides the rows from our role: they are not taken as absent, whichever way they are looked for.
+async fn hidden_rows_are_not_absent(publisher: u32, subscriber: u32, hidden: &str, depth: Option<&str>) {
+    let (stage, reason) = with_unseen_rows(publisher, subscriber, hidden).await;
+    let mend = "ALTER ROLE shadow BYPASSRLS;";
+    assert!(reason.contains(mend) && reason.contains("row-level security"), "{reason}");
+    assert!(!reason.contains("GRANT") && !reason.contains("--full"), "{reason}");
+    let directory = tempfile::tempdir().unwrap();
+    for flags in [&["--stop-writes", "--full"][..], &["--stop-writes"]] {
+        let cut = run(&stage.pair, directory.path(), flags);
+        assert_eq!((cut.code(), blocker(&cut).as_str()), (1, "sequence-unproven"), "{}", cut.all());
+        assert!(words(&cut).contains(mend), "{}", cut.all());
+    }
+    let (code, verdicts) = verified(&stage, &["--full"]);
+    let orders = proof(&verdicts, "public.orders_id_seq");
+    assert_eq!((code, orders["verdict"].as_str()), (1, Some("unproven")), "{orders}");
+    assert!(orders["reason"].as_str().unwrap().contains(mend), "{orders}");
+    // A policy that shows them all is no proof that it does.
+    stage.on_subscriber("CREATE POLICY all_rows ON orders FOR SELECT TO shadow USING (true)").await;
+    assert_eq!(verified(&stage, &["--full"]).0, 1);
+    stage.on_subscriber(mend).await;
+    let flags: Vec<&str> = ["--stop-writes"].into_iter().chain(depth).collect();
+    cuts_over(&stage.pair, directory.path(), &flags);
+    assert!(last_value(&stage, "orders_id_seq").await.0 > 3000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_row_level_security_hides_are_not_absent() {
+    hidden_rows_are_not_absent(17, 13, "ALTER TABLE orders ENABLE ROW LEVEL SECURITY", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_row_level_security_hides_are_not_absent_without_an_index() {
+    let hidden = "ALTER TABLE orders DROP CONSTRAINT orders_pkey, ENABLE ROW LEVEL SECURITY";
+    hidden_rows_are_not_absent(14, 18, hidden, Some("--full")).await;
+}
+
+/// Neither the right nor the policy: both are named, and the two together are enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hidden_table_without_a_right_to_read_it_needs_both() {
+    let hidden = "REVOKE SELECT ON orders FROM shadow; ALTER TABLE orders ENABLE ROW LEVEL SECURITY";
+    let (stage, reason) = with_unseen_rows(16, 12, hidden).await;
+    for mend in ["GRANT SELECT (id) ON public.orders TO shadow;", "ALTER ROLE shadow BYPASSRLS;"] {
+        assert!(reason.contains(mend), "{reason}");
+        stage.on_subscriber(mend).await;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    cuts_over(&stage.pair, directory.path(), &["--stop-writes"]);
 }
 
 /// The ids are made there by a trigger, from a sequence of another name; the highest rows are gone.
