@@ -53,10 +53,12 @@ fn not_published(context: &Context<'_>, both: &Both) -> Vec<Finding> {
         let finding = Finding::on_publisher(&ROWS_NOT_PUBLISHED, relation.name.to_string(), message);
         match (publication, &both.subscription, here) {
             (Some(publication), Some(subscription), Some(_)) => finding.mend(format!(
-                "ALTER PUBLICATION {} ADD TABLE {};\n\
-                 -- then, on the subscriber: ALTER SUBSCRIPTION {} REFRESH PUBLICATION;",
+                "ALTER PUBLICATION {} ADD TABLE {};",
                 quote_identifier(publication),
-                relation.name,
+                relation.name
+            ))
+            .advise(format!(
+                "then, on the subscriber, ALTER SUBSCRIPTION {} REFRESH PUBLICATION",
                 quote_identifier(subscription)
             )),
             _ => finding,
