@@ -129,6 +129,9 @@ fn text(report: &Report) -> String {
 /// So many lines of what mends a finding are shown; with `--json` it is whole.
 const MEND_LINES: usize = 10;
 
+/// So many lines of advice: of many objects with a choice each, the first ones.
+const ADVICE_LINES: usize = 8;
+
 /// Where what mends a finding begins.
 const MEND_INDENT: &str = "      ";
 
@@ -144,8 +147,12 @@ fn told(finding: &Finding) -> String {
         let indent = if index == 0 { "  " } else { "    " };
         out += &format!("{indent}{}\n", line.trim_start());
     }
-    for line in finding.advice.iter().flat_map(|advice| wrap(advice, 4)) {
+    let advice: Vec<String> = finding.advice.iter().flat_map(|advice| wrap(advice, 4)).collect();
+    for line in advice.iter().take(ADVICE_LINES) {
         out += &format!("{line}\n");
+    }
+    if advice.len() > ADVICE_LINES {
+        out += "    and so on, see --json\n";
     }
     let text = finding.mend.as_deref().unwrap_or_default();
     let broken_by = if finding.mend_for == Some(MendFor::Shell) { " \\" } else { "" };
@@ -226,6 +233,9 @@ mod tests {
         );
         assert_eq!(fold(sql, 100, ""), [sql]);
         assert_eq!(fold("  MINVALUE 1 MAXVALUE 2", 14, ""), ["  MINVALUE 1", "    MAXVALUE 2"]);
-        assert_eq!(fold("pg_dump PUBLISHER | psql SUBSCRIBER", 20, " \\"), ["pg_dump PUBLISHER \\", "  | psql SUBSCRIBER"]);
+        assert_eq!(
+            fold("pg_dump PUBLISHER | psql SUBSCRIBER", 20, " \\"),
+            ["pg_dump PUBLISHER \\", "  | psql SUBSCRIBER"]
+        );
     }
 }

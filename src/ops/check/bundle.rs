@@ -58,9 +58,7 @@ fn together(group: &[Finding], thing: &str) -> Option<Finding> {
             advice.push(text);
         }
     }
-    let unsaid = advice.len().saturating_sub(NAMED);
-    advice.truncate(NAMED);
-    let advice = advice.join("; ") + &if unsaid > 0 { format!("; and {unsaid} more") } else { String::new() };
+    let advice = advice.join("; ");
     Some(Finding {
         object: format!("{} {thing}s", group.len()),
         objects: group.iter().map(|finding| finding.object.clone()).collect(),

@@ -8,8 +8,8 @@ use super::{Code, Coming, Context, Finding, Severity};
 use crate::catalog::{Catalog, Consumer, Link, Persistence, Readable, Sequence};
 use crate::keeper::Managed;
 use crate::ops::ask::Side;
-use crate::sides::SidesError;
 use crate::plan::Definition;
+use crate::sides::SidesError;
 use crate::types::{Oid, QualifiedName, quote_identifier};
 
 const MISSING: Code = Code {

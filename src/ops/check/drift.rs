@@ -69,9 +69,8 @@ fn not_null(both: &Both) -> Vec<Finding> {
             let root = both.subscriber.root(here);
             let mend =
                 if root.oid == here.oid { drop(here) } else { format!("{}\n{}", drop(root), drop(here)) };
-            found.push(
-                Finding::on_subscriber(&NOT_NULL, format!("{}.{name}", here.name), message).mend(mend),
-            );
+            found
+                .push(Finding::on_subscriber(&NOT_NULL, format!("{}.{name}", here.name), message).mend(mend));
         }
     }
     found

@@ -107,10 +107,9 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
     }
     if !slots.physical {
         let message = "has failover, but no standby of the publisher has a slot there";
-        found.push(
-            Finding::on_publisher(&NO_STANDBY, name, message)
-                .advise("set these on the standby: primary_slot_name, hot_standby_feedback and sync_replication_slots"),
-        );
+        found.push(Finding::on_publisher(&NO_STANDBY, name, message).advise(
+            "set these on the standby: primary_slot_name, hot_standby_feedback and sync_replication_slots",
+        ));
     }
     if !slots.awaited.is_empty() {
         let all: Vec<String> = slots.awaited.iter().map(|(name, _)| name.clone()).collect();

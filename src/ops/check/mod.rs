@@ -366,10 +366,7 @@ struct Coming {
     filled: HashSet<(QualifiedName, String)>,
 }
 
-async fn definitions(
-    context: &Context<'_>,
-    coming: &mut Coming,
-) -> Result<Vec<Finding>, SidesError> {
+async fn definitions(context: &Context<'_>, coming: &mut Coming) -> Result<Vec<Finding>, SidesError> {
     let Some(catalog) = &context.catalog else { return Ok(Vec::new()) };
     let counterparts = definitions::Counterparts::of_catalog(context, catalog).await?;
     let mut found = headroom::findings(context, &counterparts).await?;

@@ -279,8 +279,7 @@ mod tests {
             Provider::Neon,
         ];
         for provider in all {
-            let ways =
-                [provider.set("a", "1"), provider.set_and_restart("a", "1"), provider.logical_wal()];
+            let ways = [provider.set("a", "1"), provider.set_and_restart("a", "1"), provider.logical_wal()];
             let said = ways.map(said).concat();
             assert!(!said.contains("ALTER SYSTEM"), "{said}");
             assert!(provider.name().is_some() && !provider.advice().is_empty(), "{provider:?}");

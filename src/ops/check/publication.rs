@@ -96,8 +96,11 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
     for name in &context.survey.missing_publications {
         let quoted = quote_identifier(name);
         let message = "does not exist on the publisher";
-        found.push(Finding::on_publisher(&MISSING, format!("publication {quoted}"), message).mend(format!("CREATE PUBLICATION {quoted} FOR ALL TABLES;"))
-            .advise("or name another with --publication"));
+        found.push(
+            Finding::on_publisher(&MISSING, format!("publication {quoted}"), message)
+                .mend(format!("CREATE PUBLICATION {quoted} FOR ALL TABLES;"))
+                .advise("or name another with --publication"),
+        );
     }
     found.extend(coverage(context).await?);
     found.extend(breaking(context).await?);
@@ -187,24 +190,23 @@ async fn adding(
         let publication = quote_identifier(&side.get::<String>(row, 0)?);
         mend = format!("ALTER PUBLICATION {publication} ADD TABLE {};", publishable.join(", "));
         if side.get::<bool>(row, 1)? {
-            advice.push("of a table without a usable replica identity UPDATE and DELETE fail then".to_owned());
+            advice
+                .push("of a table without a usable replica identity UPDATE and DELETE fail then".to_owned());
         }
     }
     Ok((mend, advice.join("; ")))
 }
 
 /// What makes the publications of `tables` publish inserts, and what they publish now.
-async fn inserting(
-    context: &Context<'_>,
-    tables: &BTreeSet<QualifiedName>,
-) -> Result<String, SidesError> {
+async fn inserting(context: &Context<'_>, tables: &BTreeSet<QualifiedName>) -> Result<String, SidesError> {
     if tables.is_empty() {
         return Ok(String::new());
     }
     let (side, client) = (Side::Publisher, &context.publisher.client);
     let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    let sql = "SELECT DISTINCT p.pubname::text, concat_ws(', ', 'insert', CASE WHEN p.pubupdate THEN 'update' END,
+    let sql =
+        "SELECT DISTINCT p.pubname::text, concat_ws(', ', 'insert', CASE WHEN p.pubupdate THEN 'update' END,
                       CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END)
                  FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
                  JOIN unnest($2::text[], $3::text[]) AS k (schema, name)

@@ -207,7 +207,9 @@ fn retains(name: &SlotName, slot: &Slot, limit: ByteSize) -> Finding {
     }
     finding
         .mend(format!("SELECT pg_drop_replication_slot({});", quote_literal(name.as_str()).trim_start()))
-        .advise("start the sidecar; where it stays away, drop the slot, which it makes anew when it comes back")
+        .advise(
+            "start the sidecar; where it stays away, drop the slot, which it makes anew when it comes back",
+        )
 }
 
 async fn inactive(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {

@@ -154,7 +154,8 @@ fn keys(both: &Both) -> Vec<Finding> {
                 both.publisher.columns(there.oid),
             ),
             _ => {
-                let message = format!("has the primary key ({a}) on the publisher and ({b}) on the subscriber");
+                let message =
+                    format!("has the primary key ({a}) on the publisher and ({b}) on the subscriber");
                 let finding = Finding::on_subscriber(&KEY_DIFFERS, here.name.to_string(), message);
                 found.push(finding.advise("which of them is right is for you to decide"));
                 continue;
@@ -162,9 +163,14 @@ fn keys(both: &Both) -> Vec<Finding> {
         };
         let add = format!("ALTER TABLE {table} ADD PRIMARY KEY ({});", columns(key));
         found.push(if key.iter().all(|name| known.iter().any(|column| column.name == *name)) {
-            finding.mend(add).advise("this fails where two rows have the same key, or one has none: mend them first")
+            finding
+                .mend(add)
+                .advise("this fails where two rows have the same key, or one has none: mend them first")
         } else {
-            finding.advise(format!("not every column of it is there: once they are, {}", add.trim_end_matches(';')))
+            finding.advise(format!(
+                "not every column of it is there: once they are, {}",
+                add.trim_end_matches(';')
+            ))
         });
     }
     found

@@ -285,7 +285,9 @@ fn retention(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
         Some(..0) => {
             let message = "is -1: a slot that nobody reads holds back WAL until the disk is full";
             let limit = format!("'{}MB'", (ours.0 >> 20).saturating_mul(10).max(1024));
-            found.push(Finding::on_publisher(&WAL_UNLIMITED, keep, message).remedy(provider.set(keep, &limit)));
+            found.push(
+                Finding::on_publisher(&WAL_UNLIMITED, keep, message).remedy(provider.set(keep, &limit)),
+            );
         }
         Some(megabytes) => {
             let limit = ByteSize(u64::try_from(megabytes).unwrap_or(0) << 20);

@@ -161,13 +161,18 @@ async fn refreshing(
         absent.push(name.to_string());
     }
     let all = &context.sides.subscriptions;
-    let refresh =
-        |one: &Subscription| format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION", quote_identifier(&one.name));
+    let refresh = |one: &Subscription| {
+        format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION", quote_identifier(&one.name))
+    };
     let each = all.iter().map(refresh).collect::<Vec<_>>().join(", ");
     if !absent.is_empty() {
         return Ok(finding.advise(format!(
             "{} not on the subscriber: make that first, then {each}",
-            if absent.len() == 1 { format!("{} is", absent.join("")) } else { format!("{} are", up_to_five(&absent)) }
+            if absent.len() == 1 {
+                format!("{} is", absent.join(""))
+            } else {
+                format!("{} are", up_to_five(&absent))
+            }
         )));
     }
     if !all.iter().any(|one| one.enabled) {
@@ -190,12 +195,10 @@ async fn at_work(context: &Context<'_>, one: &Subscription) -> Result<Option<Fin
     if !one.enabled {
         let message = "is disabled: no row reaches the subscriber";
         let disabled = Finding::on_subscriber(&DISABLED, object(one), message);
-        return Ok(Some(
-            match &one.slot {
-                Some(_) => disabled.mend(format!("ALTER SUBSCRIPTION {name} ENABLE;")),
-                None => disabled.advise("it has no slot, without which it cannot be enabled"),
-            },
-        ));
+        return Ok(Some(match &one.slot {
+            Some(_) => disabled.mend(format!("ALTER SUBSCRIPTION {name} ENABLE;")),
+            None => disabled.advise("it has no slot, without which it cannot be enabled"),
+        }));
     }
     let sql = "SELECT EXISTS (SELECT FROM pg_stat_subscription
                                WHERE subname = $1 AND pid IS NOT NULL AND relid IS NULL)";
@@ -231,8 +234,11 @@ async fn errors(context: &Context<'_>, one: &Subscription) -> Result<Vec<Finding
     let mut found = Vec::new();
     if apply > 0 || copy > 0 {
         let message = format!("has failed: {apply} times while applying, {copy} while copying");
-        found.push(Finding::on_subscriber(&ERRORS, object(one), message).mend(format!("SELECT pg_stat_reset_subscription_stats({oid});"))
-            .advise("mend what the subscriber's log says first: this only counts anew"));
+        found.push(
+            Finding::on_subscriber(&ERRORS, object(one), message)
+                .mend(format!("SELECT pg_stat_reset_subscription_stats({oid});"))
+                .advise("mend what the subscriber's log says first: this only counts anew"),
+        );
     }
     if side.get::<bool>(row, 0)? {
         let name = quote_identifier(&one.name);
@@ -257,8 +263,7 @@ async fn relations(context: &Context<'_>, one: &Subscription) -> Result<Option<F
     let side = Side::Subscriber;
     let mut names = Vec::new();
     for row in side.rows(&context.sides.subscriber.client, sql, &[&one.name]).await? {
-        let name =
-            QualifiedName::new(side.get::<String>(&row, 0)?, side.get::<String>(&row, 1)?);
+        let name = QualifiedName::new(side.get::<String>(&row, 0)?, side.get::<String>(&row, 1)?);
         let state = match side.get::<String>(&row, 2)?.as_str() {
             "i" => "not begun",
             "d" => "being copied",
@@ -284,7 +289,10 @@ async fn slot(context: &Context<'_>, one: &Subscription) -> Result<Option<Findin
         let message = "has no slot (slot_name is NONE): it cannot be enabled";
         return Ok(Some(
             Finding::on_subscriber(&SLOT_MISSING, object(one), message)
-                .mend(format!("{}DROP SUBSCRIPTION {name};", if one.enabled { disable } else { String::new() }))
+                .mend(format!(
+                    "{}DROP SUBSCRIPTION {name};",
+                    if one.enabled { disable } else { String::new() }
+                ))
                 .advise(ANEW),
         ));
     };
@@ -304,9 +312,8 @@ async fn slot(context: &Context<'_>, one: &Subscription) -> Result<Option<Findin
             return Ok(None);
         }
         let message = format!("has the slot {slot}, which is not there on the publisher");
-        let leave = format!(
-            "{disable}ALTER SUBSCRIPTION {name} SET (slot_name = NONE);\nDROP SUBSCRIPTION {name};"
-        );
+        let leave =
+            format!("{disable}ALTER SUBSCRIPTION {name} SET (slot_name = NONE);\nDROP SUBSCRIPTION {name};");
         let missing = Finding::on_subscriber(&SLOT_MISSING, object(one), message);
         return Ok(Some(missing.mend(leave).advise(ANEW)));
     }
