@@ -207,7 +207,10 @@ pub(crate) struct Context<'a> {
     pub publisher: Connection,
     pub publisher_provider: Provider,
     pub subscriber_provider: Provider,
+    /// Empty where `surveyed` is not.
     pub survey: Survey,
+    /// The sequences could be looked at.
+    pub surveyed: bool,
     /// The publisher's; `None` where it refused to show it, which is said.
     pub catalog: Option<Catalog>,
 }
@@ -267,6 +270,7 @@ pub async fn check(
     let publisher = sides.publisher().await?;
     let mut findings = Vec::new();
     let (survey, catalog, refused) = survey(settings, &sides, &publisher).await?;
+    let surveyed = refused.is_empty();
     findings.extend(refused);
     let publisher_provider = provider::of(Side::Publisher, &publisher.client).await;
     let subscriber_provider = provider::of(Side::Subscriber, &sides.subscriber.client).await;
@@ -277,6 +281,7 @@ pub async fn check(
         publisher_provider: publisher_provider.unwrap_or_default(),
         subscriber_provider: subscriber_provider.unwrap_or_default(),
         survey,
+        surveyed,
         catalog,
     };
     let mut facts = Vec::new();
@@ -367,7 +372,7 @@ struct Coming {
 }
 
 async fn definitions(context: &Context<'_>, coming: &mut Coming) -> Result<Vec<Finding>, SidesError> {
-    let Some(catalog) = &context.catalog else { return Ok(Vec::new()) };
+    let Some(catalog) = context.catalog.as_ref().filter(|_| context.surveyed) else { return Ok(Vec::new()) };
     let counterparts = definitions::Counterparts::of_catalog(context, catalog).await?;
     let mut found = headroom::findings(context, &counterparts).await?;
     found.extend(definitions::findings(context, &counterparts, coming).await?);

@@ -70,6 +70,7 @@ async fn tables_columns_and_keys_that_differ() {
         "column-required",
         "column-type-differs",
         "primary-key-differs",
+        "sequence-missing",
         "column-default-missing",
     ];
     findings.mend(&stage.pair, &mendable).await;

@@ -111,7 +111,7 @@ async fn ids_inside_text_are_told_once_whatever_setup_publishes() {
         "public.plain_id_seq: public.plain.id was not looked at: the column has no index; --full scans it",
     ];
     assert_eq!(narrow.of("ids-not-looked-at"), gaps);
-    assert!(narrow.mends("ids-not-looked-at").iter().all(|mend| mend.contains("--full")));
+    assert!(narrow.advice("ids-not-looked-at").iter().all(|advice| advice.contains("--full")));
     // Of these an index mends it.
     let but = "public.plain_id_seq: is covered, but UPDATEs of public.plain are not published in full, ids that they \
                set are not seen; id has no index to read it by";

@@ -94,6 +94,7 @@ async fn how_much_wal_a_slot_may_hold_back_and_for_how_long() -> Result<()> {
     let looked = look(&pair, &[], &[])?;
     assert_eq!(looked.among(RETENTION), ["slot-wal-unlimited"]);
     looked.mend(&pair, &["slot-wal-unlimited"]).await;
+    pair.on_publisher().await?.batch_execute("ALTER SYSTEM RESET max_slot_wal_keep_size").await?;
     let temporary = [("SEQSHADOW_TEMPORARY_SLOT", "on")];
     assert!(look(&pair, &[], &temporary)?.among(RETENTION).is_empty());
     configure(
