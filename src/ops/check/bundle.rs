@@ -150,6 +150,33 @@ mod tests {
     }
 
     #[test]
+    fn what_mends_several_is_told_once() {
+        let found = |name: &str| Finding::on_publisher(&CODE, name, "is odd").mend("MEND root;");
+        let mut all = vec![found("part_1"), found("part_2").advise("with care"), found("part_3")];
+        once(&mut all);
+        let told: Vec<_> = all.iter().map(|f| (f.mend.as_deref(), f.advice.as_deref())).collect();
+        let first = "what mends part_1 mends this";
+        assert_eq!(
+            told,
+            [
+                (Some("MEND root;"), None),
+                (None, Some("what mends part_1 mends this; with care")),
+                (None, Some(first))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_schema_is_made_before_what_is_in_it() {
+        let found = (0..6).map(|n| {
+            Finding::on_publisher(&CODE, format!("t{n}"), "is odd")
+                .mend(format!("CREATE SCHEMA IF NOT EXISTS s;\nMAKE s.t{n};"))
+        });
+        let mend = bundle(found.collect(), "table").first().unwrap().mend.clone().unwrap();
+        assert!(mend.starts_with("CREATE SCHEMA IF NOT EXISTS s;\nMAKE s.t0;\nMAKE s.t1;"), "{mend}");
+    }
+
+    #[test]
     fn what_is_said_of_each_is_kept_where_it_differs() {
         let found = bundle(findings(6, |n| format!("holds {n}")), "table");
         let message = "t0 holds 0; t1 holds 1; t2 holds 2; t3 holds 3; t4 holds 4; and 1 more";

@@ -66,6 +66,7 @@ async fn tables_columns_and_keys_that_differ() {
     assert_eq!(findings.of("primary-key-differs"), keys);
 
     let mendable = [
+        "table-missing",
         "column-missing",
         "column-required",
         "column-type-differs",
@@ -76,7 +77,7 @@ async fn tables_columns_and_keys_that_differ() {
     findings.mend(&stage.pair, &mendable).await;
     stage
         .on_subscriber(
-            "DROP VIEW seen; CREATE TABLE seen (id int PRIMARY KEY); CREATE TABLE \"New\" (id int PRIMARY KEY);
+            "DROP VIEW seen; CREATE TABLE seen (id int PRIMARY KEY);
              ALTER TABLE b ALTER id TYPE int",
         )
         .await;
