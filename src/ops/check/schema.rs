@@ -87,6 +87,13 @@ pub(super) async fn findings(
 
 fn tables(both: &Both) -> Vec<Finding> {
     let mut found = Vec::new();
+    // A refresh fails as long as one of them cannot be followed.
+    let in_the_way = both.published.iter().flatten().any(|table| {
+        let name = both.renamed(&table.name);
+        both.subscriber
+            .by_name(name)
+            .map_or(*name != table.name, |here| !matches!(here.kind, Kind::Table | Kind::Partitioned))
+    });
     for table in both.published.iter().flatten() {
         let name = both.renamed(&table.name);
         let message = match both.subscriber.by_name(name) {
@@ -104,8 +111,11 @@ fn tables(both: &Both) -> Vec<Finding> {
                 let sql = format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION", quote_identifier(name));
                 format!("\npsql SUBSCRIBER -c {}", shell(&sql))
             });
-            let refresh = refresh.unwrap_or_default();
+            let refresh = refresh.filter(|_| !in_the_way).unwrap_or_default();
             finding = finding.command(format!("{dump} PUBLISHER | psql SUBSCRIBER{refresh}"));
+        }
+        if in_the_way && both.subscription.is_some() {
+            finding = finding.advise("once every published table is a table there, refresh the subscription");
         }
         found.push(finding);
     }
