@@ -11,7 +11,7 @@ use super::show::count;
 use super::verb;
 use crate::demo::text::wrap;
 use crate::exit::ExitCode;
-use crate::ops::check::{Fact, Finding, Report, Severity, check, codes};
+use crate::ops::check::{Fact, Finding, MendFor, Report, Severity, check, codes};
 
 /// Flags of `check`.
 #[derive(Args, Clone, Debug)]
@@ -129,7 +129,17 @@ fn text(report: &Report) -> String {
 /// So many lines of what mends a finding are shown; with `--json` it is whole.
 const MEND_LINES: usize = 10;
 
-/// What was found, in lines that keep to the margins, and what mends it as it is: statements to paste are not broken.
+/// So many lines of advice: of many objects with a choice each, the first ones.
+const ADVICE_LINES: usize = 8;
+
+/// Where what mends a finding begins.
+const MEND_INDENT: &str = "      ";
+
+/// How wide it may be, where it can be broken.
+const MEND_WIDTH: usize = 80 - MEND_INDENT.len();
+
+/// What was found and what is to be said of it, in lines that keep to the margins, and what mends it, in statements that
+/// can be pasted as they stand.
 fn told(finding: &Finding) -> String {
     let text = format!("{}: {}", finding.object, finding.message);
     let mut out = String::new();
@@ -137,12 +147,95 @@ fn told(finding: &Finding) -> String {
         let indent = if index == 0 { "  " } else { "    " };
         out += &format!("{indent}{}\n", line.trim_start());
     }
-    let mend: Vec<&str> = finding.mend.as_deref().unwrap_or_default().lines().collect();
-    for line in mend.iter().take(MEND_LINES) {
-        out += &format!("      {line}\n");
+    let advice: Vec<String> = finding.advice.iter().flat_map(|advice| wrap(advice, 4)).collect();
+    for line in advice.iter().take(ADVICE_LINES) {
+        out += &format!("{line}\n");
     }
-    if let Some(more) = mend.len().checked_sub(MEND_LINES).filter(|more| *more > 0) {
-        out += &format!("      -- and {}, see --json\n", count(more, "more line"));
+    if advice.len() > ADVICE_LINES {
+        out += "    and so on, see --json\n";
+    }
+    let text = finding.mend.as_deref().unwrap_or_default();
+    let broken_by = if finding.mend_for == Some(MendFor::Shell) { " \\" } else { "" };
+    let mut statements: Vec<Vec<String>> = Vec::new();
+    for line in text.lines() {
+        let folded = fold(line, MEND_WIDTH, broken_by);
+        match statements.last_mut().filter(|_| line.starts_with(' ')) {
+            Some(statement) => statement.extend(folded),
+            None => statements.push(folded),
+        }
+    }
+    // Half a statement would be worse than none.
+    let mut shown = 0;
+    let all = statements.len();
+    for (index, statement) in statements.into_iter().enumerate() {
+        if index > 0 && shown + statement.len() > MEND_LINES {
+            out += &format!("{MEND_INDENT}-- and {} more, see --json\n", all - index);
+            break;
+        }
+        shown += statement.len();
+        for line in statement {
+            out += &format!("{MEND_INDENT}{line}\n");
+        }
     }
     out
+}
+
+/// A line of SQL, or of a shell with `broken_by` at the end of a line that goes on, in lines of at most `width` where it
+/// can be broken: at a space that is in no quotes. Those that go on are indented.
+fn fold(line: &str, width: usize, broken_by: &str) -> Vec<String> {
+    let indent = if line.starts_with(' ') { "    " } else { "  " };
+    let mut lines = Vec::new();
+    let mut current = String::new();
+    for word in words(line) {
+        let fits = current.chars().count() + 1 + word.chars().count() + broken_by.chars().count() <= width;
+        if !current.trim().is_empty() && !fits {
+            lines.push(format!("{current}{broken_by}"));
+            current = format!("{indent}{word}");
+        } else {
+            if !current.is_empty() {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+    }
+    lines.push(current);
+    lines
+}
+
+/// What stands between the spaces that are in no quotes.
+fn words(line: &str) -> Vec<&str> {
+    let (mut found, mut begin, mut quote) = (Vec::new(), 0, None);
+    for (at, c) in line.char_indices() {
+        match (quote, c) {
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(open), c) if open == c => quote = None,
+            (None, ' ') => {
+                found.extend(line.get(begin..at));
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    found.extend(line.get(begin..));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_broken_at_spaces_that_are_in_no_quotes() {
+        let sql = "ALTER TABLE \"My own table\" ALTER a SET DEFAULT 'it''s a b c';";
+        assert_eq!(
+            fold(sql, 30, ""),
+            ["ALTER TABLE \"My own table\"", "  ALTER a SET DEFAULT", "  'it''s a b c';"]
+        );
+        assert_eq!(fold(sql, 100, ""), [sql]);
+        assert_eq!(fold("  MINVALUE 1 MAXVALUE 2", 14, ""), ["  MINVALUE 1", "    MAXVALUE 2"]);
+        assert_eq!(
+            fold("pg_dump PUBLISHER | psql SUBSCRIBER", 20, " \\"),
+            ["pg_dump PUBLISHER \\", "  | psql SUBSCRIBER"]
+        );
+    }
 }

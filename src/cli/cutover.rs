@@ -113,11 +113,12 @@ async fn abort(
         }))?;
         return Ok(ExitCode::Success);
     }
-    verb::print(&if done {
-        format!("the writes to database {database} of the publisher go on again: new sessions may write\n")
+    let said = if done {
+        format!("the writes to database {database} of the publisher go on again: new sessions may write")
     } else {
-        format!("the writes to database {database} of the publisher are not stopped; nothing was changed\n")
-    })?;
+        format!("the writes to database {database} of the publisher are not stopped; nothing was changed")
+    };
+    verb::print(&hang(&said, 2))?;
     Ok(ExitCode::Success)
 }
 
@@ -137,11 +138,14 @@ async fn lost(
 }
 
 fn lost_text(statement: &Statement) -> String {
-    let mut out = format!(
-        "WITHOUT THE PUBLISHER, and so without a certificate: {} moved, {} in place, by what is on {}\n",
-        count(statement.moved.len(), "sequence"),
-        statement.in_place,
-        statement.subscriber
+    let mut out = hang(
+        &format!(
+            "WITHOUT THE PUBLISHER, and so without a certificate: {} moved, {} in place, by what is on {}",
+            count(statement.moved.len(), "sequence"),
+            statement.in_place,
+            statement.subscriber
+        ),
+        2,
     );
     for failed in &statement.failed {
         out += &hang(&format!("NOT moved: {}: {}", failed.sequence, failed.reason), 2);
@@ -364,7 +368,7 @@ fn yes(certificate: &Certificate, written: &str) -> String {
             }
         }
     }
-    out + &format!("certificate: {written}\n")
+    out + &hang(&format!("certificate: {written}"), 2)
         + "Next: seqshadow reverse --apply, if the way back shall stay open; then let the\napplication use the subscriber.\n"
 }
 
@@ -410,10 +414,9 @@ fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
             } else {
                 let what = hang(&format!("  {}", blocker.what), 2);
                 let action = hang(&format!("  {}", blocker.action), 2);
-                verb::print(&format!(
-                    "\nNO: {} (database {})\n{what}{action}{changed}\n",
-                    blocker.code, blocker.database
-                ))?;
+                let changed = hang(changed, 0);
+                let head = hang(&format!("NO: {} (database {})", blocker.code, blocker.database), 2);
+                verb::print(&format!("\n{head}{what}{action}{changed}"))?;
             }
             Ok(if blocker.code == "another-cutover" { ExitCode::Refused } else { ExitCode::NotReady })
         }

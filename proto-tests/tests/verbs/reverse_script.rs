@@ -64,6 +64,11 @@ async fn half_of_the_printed_script_is_completed() {
 async fn apply_completes_what_psql_has_begun() {
     let stage = switched(15, 17).await;
     let printed = reverse(&stage.pair, &[]);
+    // A command for a shell is not broken.
+    let is_prose = |line: &&str| line.starts_with("--") && !line.contains("host=");
+    let wide: Vec<&str> =
+        printed.stdout.lines().filter(is_prose).filter(|line| line.chars().count() > 80).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
     let (script, is_half) = up_to(&printed.stdout, 4);
     assert!(is_half, "{}", printed.stdout);
     let done = psql(&script, &stage.pair.publisher_conninfo());

@@ -3,7 +3,8 @@
 //! In: the findings of one code. Out: up to [`NAMED`] of a side as they are; of more, one that names the first of them,
 //! counts the others, and holds the names and the mending statements of all.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use super::Finding;
 
@@ -38,19 +39,57 @@ fn together(group: &[Finding], thing: &str) -> Option<Finding> {
         format!("{}; and {more} more", texts.join("; "))
     };
     // A statement that goes for many is the last one of each: once, after the others, is enough.
-    let mut known = HashSet::new();
+    // A schema is needed from the first on.
+    let (mut known, mut schemas) = (HashSet::new(), HashSet::new());
     let mends: Vec<String> =
         group.iter().filter_map(|finding| finding.mend.as_deref()).flat_map(statements).collect();
-    let mut mends: Vec<&str> =
-        mends.iter().map(String::as_str).rev().filter(|statement| known.insert(*statement)).collect();
+    let is_schema = |statement: &str| statement.starts_with("CREATE SCHEMA ");
+    let mut mends: Vec<&str> = mends
+        .iter()
+        .map(String::as_str)
+        .filter(|statement| !is_schema(statement) || schemas.insert(*statement))
+        .rev()
+        .filter(|statement| known.insert(*statement))
+        .collect();
     mends.reverse();
+    let mut advice: Vec<&str> = Vec::new();
+    for text in group.iter().filter_map(|finding| finding.advice.as_deref()) {
+        if !advice.contains(&text) {
+            advice.push(text);
+        }
+    }
+    let advice = advice.join("; ");
     Some(Finding {
         object: format!("{} {thing}s", group.len()),
         objects: group.iter().map(|finding| finding.object.clone()).collect(),
         message,
+        advice: (!advice.is_empty()).then_some(advice),
         mend: (!mends.is_empty()).then(|| mends.join("\n")),
+        mend_for: group.iter().find_map(|finding| finding.mend_for),
         ..first.clone()
     })
+}
+
+/// Of findings of one kind that the same statements mend, as of partitions by their root, the first has them.
+pub(super) fn once(found: &mut [Finding]) {
+    let mut known: HashMap<(&'static str, Option<&'static str>, String), String> = HashMap::new();
+    for finding in found {
+        let Some(mend) = finding.mend.clone() else { continue };
+        match known.entry((finding.code, finding.side, mend)) {
+            Entry::Occupied(first) => {
+                let said = format!("what mends {} mends this", first.get());
+                finding.advice = Some(match finding.advice.take() {
+                    Some(advice) => format!("{said}; {advice}"),
+                    None => said,
+                });
+                finding.mend = None;
+                finding.mend_for = None;
+            }
+            Entry::Vacant(place) => {
+                place.insert(finding.object.clone());
+            }
+        }
+    }
 }
 
 /// Statements begin at the margin, and go on in indented lines.
@@ -108,6 +147,33 @@ mod tests {
         let mend = bundle(found.collect(), "table").first().unwrap().mend.clone().unwrap();
         assert_eq!(mend.matches("LIKE THE OTHERS").count(), 6);
         assert!(mend.starts_with("MAKE t0\n  LIKE THE OTHERS;\nMAKE t1\n"), "{mend}");
+    }
+
+    #[test]
+    fn what_mends_several_is_told_once() {
+        let found = |name: &str| Finding::on_publisher(&CODE, name, "is odd").mend("MEND root;");
+        let mut all = vec![found("part_1"), found("part_2").advise("with care"), found("part_3")];
+        once(&mut all);
+        let told: Vec<_> = all.iter().map(|f| (f.mend.as_deref(), f.advice.as_deref())).collect();
+        let first = "what mends part_1 mends this";
+        assert_eq!(
+            told,
+            [
+                (Some("MEND root;"), None),
+                (None, Some("what mends part_1 mends this; with care")),
+                (None, Some(first))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_schema_is_made_before_what_is_in_it() {
+        let found = (0..6).map(|n| {
+            Finding::on_publisher(&CODE, format!("t{n}"), "is odd")
+                .mend(format!("CREATE SCHEMA IF NOT EXISTS s;\nMAKE s.t{n};"))
+        });
+        let mend = bundle(found.collect(), "table").first().unwrap().mend.clone().unwrap();
+        assert!(mend.starts_with("CREATE SCHEMA IF NOT EXISTS s;\nMAKE s.t0;\nMAKE s.t1;"), "{mend}");
     }
 
     #[test]

@@ -41,10 +41,11 @@ async fn prepared(context: &Context<'_>, side: Side) -> Result<Vec<Finding>, Sid
         if side == Side::Subscriber && gid.starts_with("pg_gid_") {
             continue;
         }
-        let literal = quote_literal(&gid);
+        let literal = quote_literal(&gid).trim_start().to_owned();
         found.push(
             on_side(&PREPARED, gid, "is prepared and neither committed nor rolled back")
-                .mend(format!("COMMIT PREPARED {literal}; -- or ROLLBACK PREPARED")),
+                .mend(format!("COMMIT PREPARED {literal};"))
+                .advise("ROLLBACK PREPARED in its place undoes it: which of them is right, whoever prepared it knows"),
         );
     }
     Ok(found)
@@ -58,5 +59,5 @@ async fn large_objects(context: &Context<'_>) -> Result<Option<Finding>, SidesEr
                    for instance with a dump of them alone";
     let finding = Finding::on_publisher(&LARGE_OBJECTS, format!("{count} {things}"), message);
     let mend = "pg_dump --data-only -b --exclude-table='*.*' PUBLISHER | psql SUBSCRIBER";
-    Ok((count > 0).then(|| finding.mend(mend)))
+    Ok((count > 0).then(|| finding.command(mend)))
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::bundle::bundle;
-use super::{Code, Context, Finding, Severity};
+use super::create::{Place, create};
+use super::{Code, Coming, Context, Finding, Severity};
 use crate::catalog::{Catalog, Consumer, Link, Persistence, Readable, Sequence};
 use crate::keeper::Managed;
 use crate::ops::ask::Side;
-use crate::pgoutput::IdFormat;
+use crate::plan::Definition;
 use crate::sides::SidesError;
-use crate::types::{Oid, QualifiedName, quote_identifier, quote_literal};
+use crate::types::{Oid, QualifiedName, quote_identifier};
 
 const MISSING: Code = Code {
     code: "sequence-missing",
@@ -99,30 +100,45 @@ impl<'a> Counterparts<'a> {
         self.publisher.sequences.get(*index)
     }
 
-    fn renamed<'b>(&'b self, name: &'b QualifiedName) -> &'b QualifiedName {
+    pub(super) fn renamed<'b>(&'b self, name: &'b QualifiedName) -> &'b QualifiedName {
         self.renames.get(name).unwrap_or(name)
     }
 }
 
-pub(super) fn findings(context: &Context<'_>, counterparts: &Counterparts<'_>) -> Vec<Finding> {
+/// `coming` gets what the subscriber has once the missing sequences are made.
+///
+/// # Errors
+/// The subscriber's refusal, or that the connection is lost.
+pub(super) async fn findings(
+    context: &Context<'_>,
+    counterparts: &Counterparts<'_>,
+    coming: &mut Coming,
+) -> Result<Vec<Finding>, SidesError> {
     let managed = || {
         let all = context.survey.sequences.iter().map(|one| &one.managed);
         all.filter(|one| one.excluded.is_none())
     };
     let pairs = || managed().filter_map(|one| Some((one, counterparts.of(&one.sequence)?)));
-    let mut found = bundle(missing(context, counterparts), "sequence");
+    let lacking = lacking(context, counterparts);
+    let others: Vec<_> = pairs().filter(|pair| owners(*pair, counterparts).is_some()).collect();
+    let place = Place::load(context, counterparts, &lacking, &others).await?;
+    let mut found = bundle(missing(&lacking, counterparts, &place, coming), "sequence");
     found.extend(bundle(pairs().filter_map(definition_differs).collect(), "sequence"));
     found.extend(bundle(managed().filter_map(has_cache).collect(), "sequence"));
     found.extend(bundle(pairs().filter_map(cache_differs).collect(), "sequence"));
-    found.extend(bundle(pairs().filter_map(|pair| owner_differs(pair, counterparts)).collect(), "sequence"));
+    let owned = others.into_iter().filter_map(|pair| owner_differs(pair, counterparts, &place));
+    found.extend(bundle(owned.collect(), "sequence"));
     let there = pairs().flat_map(|(_, there)| narrower(there, Side::Publisher));
     let narrow = there.chain(managed().flat_map(|one| narrower(&one.sequence, Side::Subscriber)));
     found.extend(bundle(narrow.collect(), "column"));
     found.extend(bundle(managed().filter_map(only_here).collect(), "sequence"));
-    found
+    Ok(found)
 }
 
-fn missing(context: &Context<'_>, counterparts: &Counterparts<'_>) -> Vec<Finding> {
+/// A sequence that the subscriber lacks, and the one that stands behind the same column there.
+type Lacking<'a> = (&'a Sequence, Option<&'a QualifiedName>);
+
+fn lacking<'a>(context: &'a Context<'_>, counterparts: &'a Counterparts<'_>) -> Vec<Lacking<'a>> {
     let here = || context.survey.sequences.iter().map(|one| &one.managed.sequence);
     let names: HashSet<&QualifiedName> = here().map(|sequence| &sequence.name).collect();
     let mut behind: HashMap<(&QualifiedName, &str), &QualifiedName> = HashMap::new();
@@ -139,10 +155,24 @@ fn missing(context: &Context<'_>, counterparts: &Counterparts<'_>) -> Vec<Findin
         let column = |c: &Consumer| behind.get(&(counterparts.renamed(&c.table), c.column.as_str())).copied();
         let other = there.consumers.iter().find_map(column);
         let is_renamed = there.consumers.iter().any(|c| counterparts.renames.contains_key(&c.table));
+        // Another table's name, so another sequence's.
+        if other.is_none() || !is_renamed {
+            found.push((there, other));
+        }
+    }
+    found
+}
+
+fn missing(
+    lacking: &[Lacking<'_>],
+    counterparts: &Counterparts<'_>,
+    place: &Place,
+    coming: &mut Coming,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (there, other) in lacking {
         let name = there.name.to_string();
         found.push(match other {
-            // Another table's name, so another sequence's.
-            Some(_) if is_renamed => continue,
             Some(other) => {
                 let message = format!(
                     "is not on the subscriber, where {other} stands behind the same column: nextval of it by name \
@@ -153,68 +183,71 @@ fn missing(context: &Context<'_>, counterparts: &Counterparts<'_>) -> Vec<Findin
                     let to = quote_identifier(&there.name.name);
                     finding.mend(format!("ALTER SEQUENCE {other} RENAME TO {to};"))
                 } else {
-                    finding
+                    finding.advise("it is in another schema: which of the two it shall be is for you to decide")
                 }
             }
             None => {
                 let message = "is not on the subscriber: nextval of it fails after the cutover";
-                Finding::on_subscriber(&MISSING, name, message).mend(create(there, counterparts))
+                let finding = Finding::on_subscriber(&MISSING, name, message);
+                let (sql, advice) = create(there, counterparts, place, coming);
+                finding.mend(sql).advise(advice)
             }
         });
     }
     found
 }
 
-/// The statements that make a sequence as the publisher's is, behind the same columns.
-fn create(there: &Sequence, counterparts: &Counterparts<'_>) -> String {
-    let columns: Vec<&Consumer> = there.consumers.iter().filter(|c| !c.inherited).collect();
-    let place = |c: &Consumer| {
-        let table = counterparts.renamed(&c.table).clone();
-        (table, quote_identifier(&c.column))
-    };
-    if let Some((table, column)) = columns.iter().find(|c| c.link == Link::Identity).map(|c| place(c)) {
-        return format!(
-            "ALTER TABLE {table} ALTER COLUMN {column} ADD GENERATED BY DEFAULT AS IDENTITY\n  \
-             (SEQUENCE NAME {}{});",
-            there.name,
-            options(there)
-        );
-    }
-    let mut sql = format!("CREATE SEQUENCE {} AS {}{};", there.name, there.data_type, options(there));
-    for consumer in columns {
-        let (table, column) = place(consumer);
-        if consumer.link == Link::Owned {
-            sql += &format!("\nALTER SEQUENCE {} OWNED BY {table}.{column};", there.name);
-        }
-        if consumer.readable == Readable::Yes(IdFormat::Integer) {
-            let literal = quote_literal(&there.name.to_string());
-            sql += &format!("\nALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT nextval({literal});");
-        }
-    }
-    sql
-}
-
-/// Each option with a space before it.
-fn options(sequence: &Sequence) -> String {
-    let d = &sequence.definition;
-    let cycle = if d.cycle { " CYCLE" } else { "" };
-    format!(
-        " START {} INCREMENT {}\n  MINVALUE {} MAXVALUE {} CACHE {}{cycle}",
-        d.start, d.increment, d.min, d.max, d.cache
-    )
-}
-
+/// It never goes back: where the subscriber's sequence stands outside the publisher's bounds, it goes on to the nearer
+/// one if that lies ahead, and keeps its own bound if it does not.
 fn definition_differs((one, there): (&Managed, &Sequence)) -> Option<Finding> {
     let mismatch = one.publisher_value()?.mismatch.as_ref()?;
-    let d = &there.definition;
-    let cycle = if d.cycle { "CYCLE" } else { "NO CYCLE" };
     let name = &one.sequence.name;
+    let finding =
+        Finding::on_subscriber(&DEFINITION, name.to_string(), format!("is defined differently: {mismatch}"));
+    let to = mended(&one.sequence.definition, &there.definition, one.state.map(|state| state.last_value));
+    let d = &to.definition;
+    // A bound that is kept may be too large for the publisher's type.
+    let data_type = if to.keeps { &one.sequence.data_type } else { &there.data_type };
+    let cycle = if d.cycle { "CYCLE" } else { "NO CYCLE" };
+    let restart = to.restart.map(|value| format!(" RESTART {value}")).unwrap_or_default();
     let sql = format!(
-        "ALTER SEQUENCE {name} AS {} START {} INCREMENT {}\n  MINVALUE {} MAXVALUE {} {cycle};",
-        there.data_type, d.start, d.increment, d.min, d.max
+        "ALTER SEQUENCE {name} AS {data_type} START {} INCREMENT {}\n  MINVALUE {} MAXVALUE {}{restart} {cycle};",
+        d.start, d.increment, d.min, d.max
     );
-    let finding = Finding::new(&DEFINITION, name.to_string(), format!("is defined differently: {mismatch}"));
-    Some(finding.mend(sql))
+    let last = one.state.map(|state| state.last_value).unwrap_or_default();
+    Some(finding.mend(sql).advise(match (to.keeps, to.restart) {
+        (true, _) => format!(
+            "it stands at {last}, past the publisher's end, and is not moved back: it keeps its own end; give the \
+             publisher's sequence the same, or acknowledge that they differ"
+        ),
+        (false, Some(value)) => {
+            format!("it stands at {last}, before the publisher's first value, and goes on at {value}")
+        }
+        (false, None) => String::new(),
+    }))
+}
+
+/// The definition that a sequence can be given.
+struct Mended {
+    definition: Definition,
+    /// Where it has to go on; the bounds leave it out otherwise.
+    restart: Option<i64>,
+    /// One of the bounds is the one that it has.
+    keeps: bool,
+}
+
+/// `here` made as `there`, for a sequence that stands at `last`.
+fn mended(here: &Definition, there: &Definition, last: Option<i64>) -> Mended {
+    let mut to = Mended { definition: *there, restart: None, keeps: false };
+    let d = &mut to.definition;
+    match last {
+        Some(last) if last < there.min && there.descending() => (d.min, to.keeps) = (here.min, true),
+        Some(last) if last > there.max && !there.descending() => (d.max, to.keeps) = (here.max, true),
+        Some(last) if last < there.min => to.restart = Some(there.min),
+        Some(last) if last > there.max => to.restart = Some(there.max),
+        _ => {}
+    }
+    to
 }
 
 fn has_cache(one: &Managed) -> Option<Finding> {
@@ -233,14 +266,25 @@ fn cache_differs((one, there): (&Managed, &Sequence)) -> Option<Finding> {
     (ours != theirs).then(|| Finding::new(&CACHE_DIFFERS, one.sequence.name.to_string(), message))
 }
 
-fn owner_differs((one, there): (&Managed, &Sequence), counterparts: &Counterparts<'_>) -> Option<Finding> {
+/// The subscriber's and the publisher's owners of it, where they are others.
+fn owners(
+    (one, there): (&Managed, &Sequence),
+    counterparts: &Counterparts<'_>,
+) -> Option<(BTreeSet<String>, BTreeSet<String>)> {
     let column = |table: &QualifiedName, c: &Consumer| format!("{table}.{}", quote_identifier(&c.column));
     let ours: BTreeSet<String> = one.sequence.owners().map(|c| column(&c.table, c)).collect();
     let theirs: BTreeSet<String> =
         there.owners().map(|c| column(counterparts.renamed(&c.table), c)).collect();
-    if ours == theirs {
-        return None;
-    }
+    (ours != theirs).then_some((ours, theirs))
+}
+
+fn owner_differs(
+    pair: (&Managed, &Sequence),
+    counterparts: &Counterparts<'_>,
+    place: &Place,
+) -> Option<Finding> {
+    let (ours, theirs) = owners(pair, counterparts)?;
+    let (one, there) = pair;
     let text = |owners: &BTreeSet<String>| {
         if owners.is_empty() {
             "no column".to_owned()
@@ -251,15 +295,32 @@ fn owner_differs((one, there): (&Managed, &Sequence), counterparts: &Counterpart
     let message =
         format!("is owned by {} on the publisher and by {} on the subscriber", text(&theirs), text(&ours));
     let name = &one.sequence.name;
-    let finding = Finding::new(&OWNER, name.to_string(), message);
-    // The owner of an identity's sequence cannot be changed.
-    let of_identity = one.sequence.consumers.iter().any(|c| c.link == Link::Identity);
-    Some(if of_identity {
-        finding
-    } else {
-        let owner = theirs.first().map_or("NONE", String::as_str);
-        finding.mend(format!("ALTER SEQUENCE {name} OWNED BY {owner};"))
-    })
+    let finding = Finding::on_subscriber(&OWNER, name.to_string(), message);
+    if one.sequence.consumers.iter().any(|c| c.link == Link::Identity) {
+        return Some(finding.advise("it is an identity's, whose owner cannot be changed"));
+    }
+    let Some(owner) = there.owners().next() else {
+        return Some(finding.mend(format!("ALTER SEQUENCE {name} OWNED BY NONE;")));
+    };
+    let (table, column) = (counterparts.renamed(&owner.table), &owner.column);
+    let target = text(&theirs);
+    let Some(known) = place.column(table, column) else {
+        return Some(finding.advise(format!("{target} is not on the subscriber: make it first")));
+    };
+    if table.schema != name.schema {
+        return Some(finding.advise(format!(
+            "a sequence has to be in its table's schema: ALTER SEQUENCE {name} SET SCHEMA {} comes first",
+            quote_identifier(&table.schema)
+        )));
+    }
+    let mut sql = String::new();
+    if place.sequence_owners.get(&one.sequence.oid) != Some(&known.role) {
+        if !ours.is_empty() {
+            sql += &format!("ALTER SEQUENCE {name} OWNED BY NONE;\n");
+        }
+        sql += &format!("ALTER SEQUENCE {name} OWNER TO {};\n", quote_identifier(&known.role));
+    }
+    Some(finding.mend(format!("{sql}ALTER SEQUENCE {name} OWNED BY {target};")))
 }
 
 fn narrower(sequence: &Sequence, side: Side) -> Vec<Finding> {
@@ -279,10 +340,12 @@ fn narrower(sequence: &Sequence, side: Side) -> Vec<Finding> {
             Side::Publisher => Finding::on_publisher(&NARROWER, object, message),
             Side::Subscriber => Finding::on_subscriber(&NARROWER, object, message),
         };
-        found.push(finding.mend(format!(
-            "ALTER TABLE {} ALTER COLUMN {column} TYPE {}; -- rewrites it",
-            consumer.table, sequence.data_type
-        )));
+        let alter = format!("ALTER TABLE {} ALTER COLUMN {column}", consumer.table);
+        found.push(
+            finding
+                .mend(format!("{alter} TYPE {};", sequence.data_type))
+                .advise("this writes the whole table anew, and locks it meanwhile"),
+        );
     }
     found
 }
@@ -291,4 +354,33 @@ fn only_here(one: &Managed) -> Option<Finding> {
     let message = "is not on the publisher: it is followed by the ids in its tables alone";
     let absent = one.publisher_value().is_some_and(|value| value.absent);
     absent.then(|| Finding::on_subscriber(&ONLY_HERE, one.sequence.name.to_string(), message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_is_never_moved_back() {
+        let up = |min, max| Definition::new(min, 1, min, max, 1, false).unwrap();
+        let (here, there) = (up(1, 1000), up(100, 500));
+        let to = |last| {
+            let to = mended(&here, &there, last);
+            (to.definition.min, to.definition.max, to.restart, to.keeps)
+        };
+        assert_eq!(to(None), (100, 500, None, false));
+        assert_eq!(to(Some(99)), (100, 500, Some(100), false));
+        assert_eq!(to(Some(100)), (100, 500, None, false));
+        assert_eq!(to(Some(500)), (100, 500, None, false));
+        assert_eq!(to(Some(501)), (100, 1000, None, true));
+
+        let down = |min, max| Definition::new(max, -1, min, max, 1, false).unwrap();
+        let (here, there) = (down(-1000, -1), down(-500, -100));
+        let to = |last| {
+            let to = mended(&here, &there, Some(last));
+            (to.definition.min, to.definition.max, to.restart, to.keeps)
+        };
+        assert_eq!(to(-99), (-500, -100, Some(-100), false));
+        assert_eq!(to(-501), (-1000, -100, None, true));
+    }
 }

@@ -62,10 +62,15 @@ fn not_null(both: &Both) -> Vec<Finding> {
             }
             let name = quote_identifier(&column.name);
             let message = "is NOT NULL on the subscriber, and not on the publisher";
-            found.push(
-                Finding::on_subscriber(&NOT_NULL, format!("{}.{name}", here.name), message)
-                    .mend(format!("ALTER TABLE {} ALTER COLUMN {name} DROP NOT NULL;", here.name)),
-            );
+            let drop = |table: &super::relations::Relation| {
+                format!("ALTER TABLE {} ALTER COLUMN {name} DROP NOT NULL;", table.name)
+            };
+            // A partition may have it from its root, or of its own.
+            let root = both.subscriber.root(here);
+            let mend =
+                if root.oid == here.oid { drop(here) } else { format!("{}\n{}", drop(root), drop(here)) };
+            found
+                .push(Finding::on_subscriber(&NOT_NULL, format!("{}.{name}", here.name), message).mend(mend));
         }
     }
     found
@@ -102,9 +107,10 @@ async fn generated(context: &Context<'_>, both: &Both) -> Result<Vec<Finding>, S
         let message = "is generated on the subscriber, and published by the publisher";
         let finding = Finding::on_subscriber(&GENERATED, format!("{}.{name}", here.name), message);
         if mendable.contains(&(here.oid, column.name.clone())) {
-            finding.mend(format!("ALTER TABLE {} ALTER COLUMN {name} DROP EXPRESSION;", here.name))
+            let table = &both.subscriber.root(here).name;
+            finding.mend(format!("ALTER TABLE {table} ALTER COLUMN {name} DROP EXPRESSION;"))
         } else {
-            finding
+            finding.advise("make it a plain column anew: this server cannot drop an expression alone")
         }
     };
     Ok(columns.iter().map(finding).collect())
@@ -138,10 +144,13 @@ async fn checks(context: &Context<'_>, both: &Both) -> Result<Vec<Finding>, Side
                 continue;
             }
             let quoted = quote_identifier(name);
+            let root = both.subscriber.root(here);
+            let of_root = here_by_table.get(&root.oid).is_some_and(|names| names.contains(name));
+            let table = if of_root { root } else { here };
             let message = "is a CHECK constraint, and the publisher's table has none of that name";
             found.push(
                 Finding::on_subscriber(&CHECK, format!("{quoted} on {}", here.name), message)
-                    .mend(format!("ALTER TABLE {} DROP CONSTRAINT {quoted};", here.name)),
+                    .mend(format!("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {quoted};", table.name)),
             );
         }
     }

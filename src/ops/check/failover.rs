@@ -96,7 +96,7 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
     if slots.in_recovery {
         let refusal = "cannot be made with failover on a standby";
         let found = Finding::on_publisher(&ON_STANDBY, name, refusal)
-            .mend("leave --failover out, or name the primary in --publisher");
+            .advise("leave --failover out, or name the primary in --publisher");
         return Ok(if wanted { vec![found] } else { Vec::new() });
     }
     let has = slots.ours.unwrap_or(wanted);
@@ -107,10 +107,9 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
     }
     if !slots.physical {
         let message = "has failover, but no standby of the publisher has a slot there";
-        found.push(
-            Finding::on_publisher(&NO_STANDBY, name, message)
-                .mend("on the standby: primary_slot_name, hot_standby_feedback and sync_replication_slots"),
-        );
+        found.push(Finding::on_publisher(&NO_STANDBY, name, message).advise(
+            "set these on the standby: primary_slot_name, hot_standby_feedback and sync_replication_slots",
+        ));
     }
     if !slots.awaited.is_empty() {
         let all: Vec<String> = slots.awaited.iter().map(|(name, _)| name.clone()).collect();
@@ -123,8 +122,8 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
             let message = format!("names {}, which nobody reads: ours stands still", up_to_five(&away));
             let rest: Vec<String> =
                 slots.awaited.iter().filter(|(_, active)| *active).map(|(name, _)| name.clone()).collect();
-            let mend = context.publisher_provider.set(setting, &quote_literal(&rest.join(",")));
-            found.push(Finding::on_publisher(&DEAD_STANDBY, setting, message).mend(mend));
+            let mend = context.publisher_provider.set(setting, quote_literal(&rest.join(",")).trim_start());
+            found.push(Finding::on_publisher(&DEAD_STANDBY, setting, message).remedy(mend));
         }
     }
     Ok(found)
@@ -138,22 +137,33 @@ fn differing(context: &Context<'_>, slots: &Slots, name: &str, has: bool) -> Opt
     match (theirs, has) {
         (true, false) => {
             let message = format!("has no failover, but the slot of subscription {subscription} has");
-            let mend = if slots.ours.is_some() {
-                format!(
-                    "SELECT pg_drop_replication_slot({}); -- and start with --failover",
-                    quote_literal(name)
-                )
-            } else {
-                "start with --failover".to_owned()
-            };
-            Some(Finding::on_publisher(&NOT_SET, name, message).mend(mend))
+            let drop = format!("SELECT pg_drop_replication_slot({});", quote_literal(name).trim_start());
+            let drop = if slots.ours.is_some() { drop } else { String::new() };
+            Some(
+                Finding::on_publisher(&NOT_SET, name, message)
+                    .mend(drop)
+                    .advise("start the sidecar with --failover: it makes its slot so"),
+            )
         }
         (false, true) => {
             let message = format!("has failover, but the slot of subscription {subscription} has not");
-            let mend = format!(
-                "ALTER SUBSCRIPTION {subscription} SET (failover = true); -- while it is disabled, or leave --failover out"
-            );
-            Some(Finding::on_publisher(&ALONE, name, message).mend(mend))
+            // Where the subscription has the option, it has to be disabled for it.
+            let set = format!("ALTER SUBSCRIPTION {subscription} SET (failover = true);");
+            let mend = match (context.sides.subscriber.version >= VERSION_FAILOVER, chosen.enabled) {
+                (false, _) => String::new(),
+                (true, false) => set,
+                (true, true) => format!(
+                    "ALTER SUBSCRIPTION {subscription} DISABLE;\n{set}\nALTER SUBSCRIPTION {subscription} ENABLE;"
+                ),
+            };
+            let without = "leave --failover out";
+            let advice = match (mend.is_empty(), slots.ours.is_some()) {
+                (true, false) => without.to_owned(),
+                (true, true) => format!("{without}, and drop the slot: it is made anew without"),
+                (false, _) => format!("or {without}, where the slots shall not survive a failover"),
+            };
+            // What mends it is the subscription's.
+            Some(Finding::on_subscriber(&ALONE, name, message).mend(mend).advise(advice))
         }
         _ => None,
     }

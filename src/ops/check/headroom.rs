@@ -104,7 +104,7 @@ pub(super) async fn findings(
         if let Some((sequence, room)) = one.there {
             let object = sequence.name.to_string();
             let mend = widening(sequence);
-            let with_mend = |finding: Finding| if mend.is_empty() { finding } else { finding.mend(&*mend) };
+            let with_mend = |finding: Finding| finding.mend(&*mend);
             if room.left == 0 {
                 let message = format!(
                     "is used up: it stands at {}, and its last usable value is {}",
@@ -124,7 +124,7 @@ pub(super) async fn findings(
             let mend = widening(&one.managed.sequence);
             let finding =
                 Finding::on_subscriber(&NEARLY, one.managed.sequence.name.to_string(), room.text(words));
-            nearly.push(if mend.is_empty() { finding } else { finding.mend(mend) });
+            nearly.push(finding.mend(mend));
         }
     }
     let mut found = bundle(exhausted, "sequence");

@@ -4,7 +4,9 @@
 //! topic; each holds its [`Code`]s, which are what `--list` and the manual show. It changes nothing.
 
 mod bundle;
+mod columns;
 mod contents;
+mod create;
 mod definitions;
 mod drift;
 mod failover;
@@ -25,6 +27,8 @@ mod tables;
 mod unread;
 mod widen;
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use self::provider::Provider;
@@ -36,7 +40,7 @@ use crate::conninfo::Environment;
 use crate::publisher::look::LOOK_TIMEOUT;
 use crate::sides::{Needs, Sides, SidesError};
 use crate::sql::{self, Connection, SqlError};
-use crate::types::Lsn;
+use crate::types::{Lsn, QualifiedName};
 
 /// The name and version of the JSON that is printed.
 pub const SCHEMA: &str = "seqshadow.check/1";
@@ -63,6 +67,25 @@ pub struct Code {
     pub meaning: &'static str,
 }
 
+/// Where what mends a finding is to be pasted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MendFor {
+    /// SQL, for psql and the server that `side` names.
+    Psql,
+    /// Commands, in which PUBLISHER and SUBSCRIBER stand for connection strings.
+    Shell,
+    /// A setting, which the server's provider has a way of its own to change.
+    Settings,
+}
+
+/// What mends a finding, from whoever knows how it is done on this server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Remedy {
+    pub mend: Option<(MendFor, String)>,
+    pub advice: Option<String>,
+}
+
 /// One thing found. Serialized as it is printed with `--json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -76,8 +99,13 @@ pub struct Finding {
     pub objects: Vec<String>,
     /// What was found, with what was expected.
     pub message: String,
-    /// The SQL, or the setting, that mends it; ready to paste.
+    /// What to do or to decide, in words, where `mend` alone does not tell it.
+    pub advice: Option<String>,
+    /// What mends it, ready to paste. Of SQL each statement begins at the margin, goes on in indented lines, and ends
+    /// with `;`: psql sends them one by one, and none of them is meant for a transaction with the others.
     pub mend: Option<String>,
+    /// Where `mend` is to be pasted.
+    pub mend_for: Option<MendFor>,
     /// `--ack` named the code.
     pub acknowledged: bool,
 }
@@ -105,16 +133,48 @@ impl Finding {
             object: object.into(),
             objects: Vec::new(),
             message: message.into(),
+            advice: None,
             mend: None,
+            mend_for: None,
             acknowledged: false,
         }
     }
 
-    /// With what mends it.
+    /// With the SQL that mends it, where there is any.
     #[must_use]
-    pub fn mend(mut self, sql: impl Into<String>) -> Self {
-        self.mend = Some(sql.into());
+    pub fn mend(self, sql: impl Into<String>) -> Self {
+        self.with(MendFor::Psql, sql.into())
+    }
+
+    /// With the commands that mend it.
+    #[must_use]
+    pub fn command(self, commands: impl Into<String>) -> Self {
+        self.with(MendFor::Shell, commands.into())
+    }
+
+    fn with(mut self, place: MendFor, text: String) -> Self {
+        if !text.is_empty() {
+            self.mend = Some(text);
+            self.mend_for = Some(place);
+        }
         self
+    }
+
+    /// With what to do or to decide, where there is anything to say.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into()).filter(|advice| !advice.is_empty());
+        self
+    }
+
+    /// With what mends it on this server.
+    #[must_use]
+    fn remedy(self, remedy: Remedy) -> Self {
+        let advised = self.advise(remedy.advice.unwrap_or_default());
+        match remedy.mend {
+            Some((place, text)) => advised.with(place, text),
+            None => advised,
+        }
     }
 
     /// Whether it stands against going on.
@@ -147,7 +207,10 @@ pub(crate) struct Context<'a> {
     pub publisher: Connection,
     pub publisher_provider: Provider,
     pub subscriber_provider: Provider,
+    /// Empty where `surveyed` is not.
     pub survey: Survey,
+    /// The sequences could be looked at.
+    pub surveyed: bool,
     /// The publisher's; `None` where it refused to show it, which is said.
     pub catalog: Option<Catalog>,
 }
@@ -207,6 +270,7 @@ pub async fn check(
     let publisher = sides.publisher().await?;
     let mut findings = Vec::new();
     let (survey, catalog, refused) = survey(settings, &sides, &publisher).await?;
+    let surveyed = refused.is_empty();
     findings.extend(refused);
     let publisher_provider = provider::of(Side::Publisher, &publisher.client).await;
     let subscriber_provider = provider::of(Side::Subscriber, &sides.subscriber.client).await;
@@ -217,6 +281,7 @@ pub async fn check(
         publisher_provider: publisher_provider.unwrap_or_default(),
         subscriber_provider: subscriber_provider.unwrap_or_default(),
         survey,
+        surveyed,
         catalog,
     };
     let mut facts = Vec::new();
@@ -231,14 +296,17 @@ pub async fn check(
     findings.extend(provider::findings(&context));
     findings.extend(unread::or_said("sessions", pooler::findings(&context).await)?);
     findings.extend(sequences::findings(&context));
-    findings.extend(unread::or_said("the publisher's sequences", definitions(&context).await)?);
-    findings.extend(unread::or_said("the tables", drift(&context).await)?);
+    let mut coming = Coming::default();
+    let told = definitions(&context, &mut coming).await;
+    findings.extend(unread::or_said("the publisher's sequences", told)?);
+    findings.extend(unread::or_said("the tables", drift(&context, &coming).await)?);
     findings.extend(unread::or_said("the databases", contents::findings(&context).await)?);
     for finding in &mut findings {
         finding.acknowledged = acknowledged.iter().any(|code| code == finding.code);
     }
     // The worst first; within a severity by topic.
     findings.sort_by_key(|finding| finding.severity);
+    bundle::once(&mut findings);
     Ok(Report {
         schema: SCHEMA,
         at: super::now(),
@@ -295,17 +363,25 @@ fn up_to_five(names: &[String]) -> String {
     }
 }
 
-async fn definitions(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
-    let Some(catalog) = &context.catalog else { return Ok(Vec::new()) };
+/// What the subscriber lacks, and has once its missing sequences are made as their findings say.
+#[derive(Debug, Default)]
+struct Coming {
+    sequences: HashSet<QualifiedName>,
+    /// Columns that get their default with them, by table and name.
+    filled: HashSet<(QualifiedName, String)>,
+}
+
+async fn definitions(context: &Context<'_>, coming: &mut Coming) -> Result<Vec<Finding>, SidesError> {
+    let Some(catalog) = context.catalog.as_ref().filter(|_| context.surveyed) else { return Ok(Vec::new()) };
     let counterparts = definitions::Counterparts::of_catalog(context, catalog).await?;
     let mut found = headroom::findings(context, &counterparts).await?;
-    found.extend(definitions::findings(context, &counterparts));
+    found.extend(definitions::findings(context, &counterparts, coming).await?);
     Ok(found)
 }
 
-async fn drift(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
+async fn drift(context: &Context<'_>, coming: &Coming) -> Result<Vec<Finding>, SidesError> {
     let both = relations::Both::load(context).await?;
-    let mut found = schema::findings(context, &both).await?;
+    let mut found = schema::findings(context, &both, coming).await?;
     found.extend(drift::findings(context, &both).await?);
     found.extend(one_sided::findings(context, &both));
     found.extend(tables::findings(context, &both).await?);

@@ -63,14 +63,18 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
         let of_tables = one.publications.iter().filter(|p| !of_sequences_only.contains(p));
         let keep: Vec<String> = of_tables.map(|p| quote_identifier(p)).collect();
         // One that brings tables as well stays as it is.
-        let mend = if keep.is_empty()
-            || one.publications.iter().any(|p| names.contains(p) && !of_sequences_only.contains(p))
-        {
-            format!("run no ALTER SUBSCRIPTION {name} REFRESH SEQUENCES while the sidecar runs")
-        } else {
-            format!("ALTER SUBSCRIPTION {name} SET PUBLICATION {};", keep.join(", "))
-        };
-        found.push(Finding::on_subscriber(&TWO_WRITERS, format!("subscription {name}"), message).mend(mend));
+        let finding = Finding::on_subscriber(&TWO_WRITERS, format!("subscription {name}"), message);
+        found.push(
+            if keep.is_empty()
+                || one.publications.iter().any(|p| names.contains(p) && !of_sequences_only.contains(p))
+            {
+                finding.advise(format!(
+                    "run no ALTER SUBSCRIPTION {name} REFRESH SEQUENCES while the sidecar runs"
+                ))
+            } else {
+                finding.mend(format!("ALTER SUBSCRIPTION {name} SET PUBLICATION {};", keep.join(", ")))
+            },
+        );
     }
     Ok(found)
 }

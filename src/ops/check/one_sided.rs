@@ -52,13 +52,16 @@ fn not_published(context: &Context<'_>, both: &Both) -> Vec<Finding> {
         let message = format!("is in no publication that brings rows{where_else}");
         let finding = Finding::on_publisher(&ROWS_NOT_PUBLISHED, relation.name.to_string(), message);
         match (publication, &both.subscription, here) {
-            (Some(publication), Some(subscription), Some(_)) => finding.mend(format!(
-                "ALTER PUBLICATION {} ADD TABLE {};\n\
-                 -- then, on the subscriber: ALTER SUBSCRIPTION {} REFRESH PUBLICATION;",
-                quote_identifier(publication),
-                relation.name,
-                quote_identifier(subscription)
-            )),
+            (Some(publication), Some(subscription), Some(_)) => finding
+                .mend(format!(
+                    "ALTER PUBLICATION {} ADD TABLE {};",
+                    quote_identifier(publication),
+                    relation.name
+                ))
+                .advise(format!(
+                    "then, on the subscriber, ALTER SUBSCRIPTION {} REFRESH PUBLICATION",
+                    quote_identifier(subscription)
+                )),
             _ => finding,
         }
     })

@@ -43,9 +43,9 @@ async fn session(
     let message = "a pooler or proxy answers there in the server's name";
     let finding = match side {
         Side::Publisher => Finding::on_publisher(&POOLED, &connection.peer, message)
-            .mend("give the server's own host and port in --publisher"),
+            .advise("give the server's own host and port in --publisher"),
         Side::Subscriber => Finding::on_subscriber(&POOLED, &connection.peer, message)
-            .mend("give the server's own host and port in --subscriber"),
+            .advise("give the server's own host and port in --subscriber"),
     };
     Ok(Some(finding))
 }

@@ -3,7 +3,7 @@
 //!
 //! In: [`Facts`] of a server. Out: its [`Provider`], and a notice that names it.
 
-use super::{Code, Context, Finding, Severity};
+use super::{Code, Context, Finding, MendFor, Remedy, Severity};
 use crate::ops::ask::Side;
 use crate::sides::SidesError;
 use crate::types::quote_identifier;
@@ -121,19 +121,23 @@ impl Provider {
     }
 
     /// How a setting is changed there; `value` as SQL writes it.
-    pub(super) fn set(self, name: &str, value: &str) -> String {
+    pub(super) fn set(self, name: &str, value: &str) -> Remedy {
         match self {
-            Provider::None => format!("ALTER SYSTEM SET {name} = {value}; SELECT pg_reload_conf();"),
-            _ => self.assign(name, value),
+            // Each on its own: ALTER SYSTEM cannot run in a transaction with anything.
+            Provider::None => sql(format!("ALTER SYSTEM SET {name} = {value};\nSELECT pg_reload_conf();")),
+            _ => setting(self.assign(name, value)),
         }
     }
 
     /// The same for a setting that only a restart brings into force.
-    pub(super) fn set_and_restart(self, name: &str, value: &str) -> String {
+    pub(super) fn set_and_restart(self, name: &str, value: &str) -> Remedy {
         match self {
-            Provider::None => format!("ALTER SYSTEM SET {name} = {value}; -- and restart the server"),
-            Provider::Neon => self.assign(name, value),
-            _ => format!("{}, and restart it", self.assign(name, value)),
+            Provider::None => Remedy {
+                advice: Some("takes effect with the next start of the server: restart it".to_owned()),
+                ..sql(format!("ALTER SYSTEM SET {name} = {value};"))
+            },
+            Provider::Neon => setting(self.assign(name, value)),
+            _ => setting(format!("{}, and restart it", self.assign(name, value))),
         }
     }
 
@@ -151,27 +155,30 @@ impl Provider {
     }
 
     /// How the WAL comes to hold what logical replication needs.
-    pub(super) fn logical_wal(self) -> String {
+    pub(super) fn logical_wal(self) -> Remedy {
         match self {
             Provider::Rds | Provider::Aurora => self.set_and_restart("rds.logical_replication", "1"),
             Provider::CloudSql => self.set_and_restart("cloudsql.logical_decoding", "on"),
-            Provider::Neon => "enable logical replication in the settings of the Neon project".to_owned(),
+            Provider::Neon => {
+                words("enable logical replication in the settings of the Neon project".to_owned())
+            }
             _ => self.set_and_restart("wal_level", "logical"),
         }
     }
 
     /// How `role` comes by the right to replicate.
-    pub(super) fn replication_right(self, role: &str) -> String {
+    pub(super) fn replication_right(self, role: &str) -> Remedy {
         let role = quote_identifier(role);
-        let attribute = format!("ALTER ROLE {role} REPLICATION;");
+        let attribute = sql(format!("ALTER ROLE {role} REPLICATION;"));
+        let by = |whom: &str| Remedy { advice: Some(format!("run it as {whom}")), ..attribute.clone() };
         match self {
             Provider::None => attribute,
-            Provider::Rds | Provider::Aurora => format!("GRANT rds_replication TO {role};"),
-            Provider::CloudSql => format!("{attribute} -- as a member of cloudsqlsuperuser"),
-            Provider::Azure => format!("{attribute} -- as the server's administrator"),
-            Provider::Supabase => format!("{attribute} -- as postgres"),
+            Provider::Rds | Provider::Aurora => sql(format!("GRANT rds_replication TO {role};")),
+            Provider::CloudSql => by("a member of cloudsqlsuperuser"),
+            Provider::Azure => by("the server's administrator"),
+            Provider::Supabase => by("postgres"),
             Provider::Neon => {
-                format!("make {role} in the Neon console, not by SQL: such roles may replicate")
+                words(format!("make {role} in the Neon console, not by SQL: such roles may replicate"))
             }
         }
     }
@@ -192,6 +199,27 @@ impl Provider {
     }
 }
 
+fn sql(text: String) -> Remedy {
+    Remedy { mend: Some((MendFor::Psql, text)), advice: None }
+}
+
+fn setting(text: String) -> Remedy {
+    Remedy { mend: Some((MendFor::Settings, text)), advice: None }
+}
+
+fn words(advice: String) -> Remedy {
+    Remedy { mend: None, advice: Some(advice) }
+}
+
+/// All of it, for a sentence.
+fn said(remedy: Remedy) -> String {
+    let text = remedy.mend.map(|(_, text)| text.trim_end_matches(';').to_owned());
+    match (text, remedy.advice) {
+        (Some(text), Some(advice)) => format!("{text} ({advice})"),
+        (text, advice) => text.or(advice).unwrap_or_default(),
+    }
+}
+
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let user = context.sides.publisher_conninfo.user();
     let publisher = context.publisher_provider;
@@ -199,10 +227,10 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(name) = publisher.name() {
         let message = format!("seems to be it{}", publisher.advice());
-        found.push(Finding::on_publisher(&PROVIDER, name, message).mend(format!(
-            "for logical WAL: {}\nfor the right to replicate: {}",
-            publisher.logical_wal(),
-            publisher.replication_right(user)
+        found.push(Finding::on_publisher(&PROVIDER, name, message).advise(format!(
+            "for logical WAL: {}; for the right to replicate: {}",
+            said(publisher.logical_wal()),
+            said(publisher.replication_right(user))
         )));
     }
     if let Some(name) = subscriber.name() {
@@ -251,14 +279,18 @@ mod tests {
             Provider::Neon,
         ];
         for provider in all {
-            let said = provider.set("a", "1") + &provider.set_and_restart("a", "1") + &provider.logical_wal();
+            let ways = [provider.set("a", "1"), provider.set_and_restart("a", "1"), provider.logical_wal()];
+            let said = ways.map(said).concat();
             assert!(!said.contains("ALTER SYSTEM"), "{said}");
             assert!(provider.name().is_some() && !provider.advice().is_empty(), "{provider:?}");
         }
-        assert!(Provider::Rds.logical_wal().contains("rds.logical_replication = 1"));
-        assert_eq!(Provider::Aurora.replication_right("a b"), "GRANT rds_replication TO \"a b\";");
-        assert!(Provider::CloudSql.logical_wal().contains("cloudsql.logical_decoding = on"));
-        assert!(Provider::Azure.logical_wal().contains("wal_level = logical"));
-        assert!(Provider::None.logical_wal().starts_with("ALTER SYSTEM SET wal_level = logical;"));
+        assert!(said(Provider::Rds.logical_wal()).contains("rds.logical_replication = 1"));
+        assert_eq!(said(Provider::Aurora.replication_right("a b")), "GRANT rds_replication TO \"a b\"");
+        assert!(said(Provider::CloudSql.logical_wal()).contains("cloudsql.logical_decoding = on"));
+        assert!(said(Provider::Azure.logical_wal()).contains("wal_level = logical"));
+        let (place, own) = Provider::None.logical_wal().mend.unwrap();
+        assert_eq!((place, own.as_str()), (MendFor::Psql, "ALTER SYSTEM SET wal_level = logical;"));
+        let (_, reloaded) = Provider::None.set("a", "1").mend.unwrap();
+        assert_eq!(reloaded, "ALTER SYSTEM SET a = 1;\nSELECT pg_reload_conf();");
     }
 }

@@ -96,9 +96,11 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
     for name in &context.survey.missing_publications {
         let quoted = quote_identifier(name);
         let message = "does not exist on the publisher";
-        found.push(Finding::on_publisher(&MISSING, format!("publication {quoted}"), message).mend(format!(
-            "CREATE PUBLICATION {quoted} FOR ALL TABLES; -- or name others with --publication"
-        )));
+        found.push(
+            Finding::on_publisher(&MISSING, format!("publication {quoted}"), message)
+                .mend(format!("CREATE PUBLICATION {quoted} FOR ALL TABLES;"))
+                .advise("or name another with --publication"),
+        );
     }
     found.extend(coverage(context).await?);
     found.extend(breaking(context).await?);
@@ -123,37 +125,109 @@ async fn coverage(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
     let tables = tables.into_iter().map(|(name, published)| (renamed(name), published)).collect();
     let gaps = gaps(context, &tables);
     let all: Vec<String> = context.sides.publications.iter().map(|name| quote_identifier(name)).collect();
-    let (noun, one) = match &all[..] {
-        [only] => ("publication", only.as_str()),
-        _ => ("publications", "…"),
-    };
+    let noun = if all.len() == 1 { "publication" } else { "publications" };
     let whole = format!("{noun} {}", up_to_five(&all));
-    let more = if gaps.absent.len() > 5 { " -- and the others" } else { "" };
-    let five = gaps.absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-    let add = format!("ALTER PUBLICATION {one} ADD TABLE {five};{more}");
-    let insert = format!("ALTER PUBLICATION {one} SET (publish = 'insert, update, delete, truncate');");
-    let groups = [
-        (&NOT_PUBLISHED, gaps.absent, "not published", Some(add)),
-        (&NO_INSERTS, gaps.silent, "published without INSERT", Some(insert)),
-        (&LIST_WITHOUT_ID, gaps.unlisted, "not in the column list", None),
-        (&ROW_FILTER, gaps.filtered, "published with a row filter", None),
+    let (add, adding) = adding(context, &gaps.absent).await?;
+    let insert = inserting(context, &gaps.silent).await?;
+    let shown = |tables: &BTreeSet<QualifiedName>| tables.iter().map(ToString::to_string).collect();
+    let (absent, silent, filtered) = (shown(&gaps.absent), shown(&gaps.silent), shown(&gaps.filtered));
+    let unlisted: Vec<String> = gaps.unlisted.into_iter().collect();
+    let groups: [(_, Vec<String>, _, _, _); 4] = [
+        (&NOT_PUBLISHED, absent, "not published", add, adding),
+        (&NO_INSERTS, silent, "published without INSERT", insert, String::new()),
+        (&LIST_WITHOUT_ID, unlisted, "not in the column list", String::new(), String::new()),
+        (&ROW_FILTER, filtered, "published with a row filter", String::new(), String::new()),
     ];
     let mut found = Vec::new();
-    for (code, names, what, mend) in groups.into_iter().filter(|(_, names, ..)| !names.is_empty()) {
-        let names: Vec<String> = names.into_iter().collect();
+    for (code, names, what, mend, advice) in groups.into_iter().filter(|(_, names, ..)| !names.is_empty()) {
         let message = format!("{} {what}: {}", names.len(), up_to_five(&names));
-        found.push(Finding { mend, ..Finding::on_publisher(code, &whole, message) });
+        found.push(Finding::on_publisher(code, &whole, message).mend(mend).advise(advice));
     }
     Ok(found)
+}
+
+/// What puts `tables` into one of the publications, and what to say of those that cannot be put there.
+async fn adding(
+    context: &Context<'_>,
+    tables: &BTreeSet<QualifiedName>,
+) -> Result<(String, String), SidesError> {
+    if tables.is_empty() {
+        return Ok((String::new(), String::new()));
+    }
+    let (side, client) = (Side::Publisher, &context.publisher.client);
+    let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let sql = "SELECT n.nspname::text, c.relname::text, c.relpersistence = 'p'
+                 FROM unnest($1::text[], $2::text[]) AS k (schema, name)
+                 JOIN pg_namespace n ON n.nspname = k.schema
+                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = k.name AND c.relkind IN ('r', 'p')";
+    let mut logged = HashMap::new();
+    for row in side.rows(client, sql, &[&schemas, &names]).await? {
+        let name = QualifiedName::new(side.get::<String>(&row, 0)?, side.get::<String>(&row, 1)?);
+        logged.insert(name, side.get::<bool>(&row, 2)?);
+    }
+    let of = |state: Option<bool>| -> Vec<String> {
+        let all = tables.iter().filter(|table| logged.get(*table).copied() == state);
+        all.map(ToString::to_string).collect()
+    };
+    let mut advice = Vec::new();
+    for (state, why) in [
+        (None, "is not on the publisher; where it has another name there, --rename says so"),
+        (Some(false), "is unlogged, and cannot be published"),
+    ] {
+        let names = of(state);
+        if !names.is_empty() {
+            advice.push(format!("{} {why}", up_to_five(&names)));
+        }
+    }
+    // One that publishes everything already takes none; one of inserts is better than one of none.
+    let sql = "SELECT pubname::text, pubupdate OR pubdelete FROM pg_publication
+                WHERE pubname = ANY ($1) AND NOT puballtables ORDER BY pubinsert DESC, 1 LIMIT 1";
+    let rows = side.rows(client, sql, &[&context.sides.publications]).await?;
+    let publishable = of(Some(true));
+    let mut mend = String::new();
+    if let Some(row) = rows.first().filter(|_| !publishable.is_empty()) {
+        let publication = quote_identifier(&side.get::<String>(row, 0)?);
+        mend = format!("ALTER PUBLICATION {publication} ADD TABLE {};", publishable.join(", "));
+        if side.get::<bool>(row, 1)? {
+            advice
+                .push("of a table without a usable replica identity UPDATE and DELETE fail then".to_owned());
+        }
+    }
+    Ok((mend, advice.join("; ")))
+}
+
+/// What makes the publications of `tables` publish inserts, and what they publish now.
+async fn inserting(context: &Context<'_>, tables: &BTreeSet<QualifiedName>) -> Result<String, SidesError> {
+    if tables.is_empty() {
+        return Ok(String::new());
+    }
+    let (side, client) = (Side::Publisher, &context.publisher.client);
+    let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let sql =
+        "SELECT DISTINCT p.pubname::text, concat_ws(', ', 'insert', CASE WHEN p.pubupdate THEN 'update' END,
+                      CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END)
+                 FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
+                 JOIN unnest($2::text[], $3::text[]) AS k (schema, name)
+                   ON k.schema = t.schemaname AND k.name = t.tablename
+                WHERE p.pubname = ANY ($1) AND NOT p.pubinsert ORDER BY 1";
+    let rows = side.rows(client, sql, &[&context.sides.publications, &schemas, &names]).await?;
+    let set = |row| {
+        let publication = quote_identifier(&side.get::<String>(row, 0)?);
+        let kinds: String = side.get(row, 1)?;
+        Ok(format!("ALTER PUBLICATION {publication} SET (publish = '{kinds}');"))
+    };
+    Ok(rows.iter().map(set).collect::<Result<Vec<_>, SidesError>>()?.join("\n"))
 }
 
 /// What the publications do not show, by the publisher's names.
 #[derive(Default)]
 struct Gaps {
-    absent: BTreeSet<String>,
-    silent: BTreeSet<String>,
+    absent: BTreeSet<QualifiedName>,
+    silent: BTreeSet<QualifiedName>,
     unlisted: BTreeSet<String>,
-    filtered: BTreeSet<String>,
+    filtered: BTreeSet<QualifiedName>,
 }
 
 fn gaps(context: &Context<'_>, tables: &HashMap<QualifiedName, Published>) -> Gaps {
@@ -168,7 +242,7 @@ fn gaps(context: &Context<'_>, tables: &HashMap<QualifiedName, Published>) -> Ga
             if !matches!(consumer.readable, Readable::Yes(_)) {
                 continue;
             }
-            let table = (*names.get(&consumer.table).unwrap_or(&&consumer.table)).to_string();
+            let table = (*names.get(&consumer.table).unwrap_or(&&consumer.table)).clone();
             let column = format!("{table}.{}", quote_identifier(&consumer.column));
             match publication_of(consumer, sequence, tables).map(|published| &published.inserts) {
                 None => gaps.absent.insert(table),
@@ -209,7 +283,11 @@ async fn breaking(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
         let message = format!("the application's UPDATE or DELETE fails: in publication {publication} {why}");
         found.push(
             Finding::on_publisher(&BREAKS_UPDATES, table.to_string(), message)
-                .mend(format!("ALTER PUBLICATION {publication} SET (publish = 'insert, truncate');")),
+                .mend(format!("ALTER PUBLICATION {publication} SET (publish = 'insert, truncate');"))
+                .advise(
+                    "it publishes no UPDATE and DELETE then: where it brings rows to a subscriber, let its column \
+                     list and its row filter go by the replica identity instead",
+                ),
         );
     }
     Ok(found)

@@ -97,6 +97,7 @@ pub(super) struct Relations {
     indexes: HashMap<Oid, Vec<Index>>,
     columns: HashMap<Oid, Vec<Column>>,
     children: HashMap<Oid, Vec<Oid>>,
+    parents: HashMap<Oid, Oid>,
 }
 
 /// A table whose rows go to the subscriber.
@@ -187,7 +188,9 @@ impl Relations {
             found.indexes.entry(table).or_default().push(index);
         }
         for row in side.rows(client, "SELECT inhparent, inhrelid FROM pg_inherits", &[]).await? {
-            found.children.entry(Oid(side.get(&row, 0)?)).or_default().push(Oid(side.get(&row, 1)?));
+            let (above, below) = (Oid(side.get(&row, 0)?), Oid(side.get(&row, 1)?));
+            found.children.entry(above).or_default().push(below);
+            found.parents.insert(below, above);
         }
         Ok(found)
     }
@@ -218,6 +221,18 @@ impl Relations {
 
     pub(super) fn columns(&self, table: Oid) -> &[Column] {
         self.columns.get(&table).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The partitioned table that `table` is a part of, however deep, or itself: its columns are the parts'.
+    pub(super) fn root<'a>(&'a self, table: &'a Relation) -> &'a Relation {
+        let mut root = table;
+        while let Some(above) = self.parents.get(&root.oid)
+            && let Some(above) = self.by_oid.get(above).and_then(|index| self.all.get(*index))
+            && above.kind == Kind::Partitioned
+        {
+            root = above;
+        }
+        root
     }
 
     /// The columns of the primary key; empty without one.

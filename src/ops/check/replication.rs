@@ -141,20 +141,22 @@ fn refusal(error: &ReplicationError, user: &str, database: &str, provider: Provi
             "--publisher",
             format!("leads to a connection pooler: {error}"),
         )
-        .mend("give the server's own host and port in --publisher");
+        .advise("give the server's own host and port in --publisher");
     }
-    let mend = match error.sqlstate() {
-        Some("42501") => provider.replication_right(user),
-        Some("53300") => "raise max_wal_senders, max_connections or the role's CONNECTION LIMIT".to_owned(),
-        Some(state) if state.starts_with("28") => format!(
+    let message = format!("may not replicate: {error}");
+    let finding = Finding::on_publisher(&REFUSED, format!("role {}", quote_identifier(user)), message);
+    match error.sqlstate() {
+        Some("42501") => finding.remedy(provider.replication_right(user)),
+        Some("53300") => {
+            finding.advise("raise max_wal_senders, max_connections or the role's CONNECTION LIMIT")
+        }
+        Some(state) if state.starts_with("28") => finding.advise(format!(
             "in the publisher's pg_hba.conf: host {} {} OUR-ADDRESS/32 scram-sha-256",
             quote_identifier(database),
             quote_identifier(user)
-        ),
-        _ => "mend what the publisher says, and check again".to_owned(),
-    };
-    let message = format!("may not replicate: {error}");
-    Finding::on_publisher(&REFUSED, format!("role {}", quote_identifier(user)), message).mend(mend)
+        )),
+        _ => finding.advise("mend what the publisher says, and check again"),
+    }
 }
 
 fn about_slot(
@@ -170,7 +172,7 @@ fn about_slot(
             found.push(finding(&SLOT_MISSING, "is not there yet: it is made at the first start"));
         }
         Verdict::Missing => {
-            let literal = quote_literal(name.as_str());
+            let literal = quote_literal(name.as_str()).trim_start().to_owned();
             let mend = format!("SELECT pg_create_logical_replication_slot({literal}, 'pgoutput');");
             found.push(finding(&SLOT_NOT_MADE, "is not there, and create_slot is off").mend(mend));
         }
@@ -179,9 +181,9 @@ fn about_slot(
         }
         Verdict::Lost { why } => found.push(
             finding(&SLOT_LOST, &format!("is of no use any more: {why}; it is made anew at the next start"))
-                .mend("start the sidecar, which drops it and makes it anew"),
+                .advise("start the sidecar, which drops it and makes it anew"),
         ),
-        Verdict::Refused { why, action } => found.push(finding(&SLOT_REFUSED, why).mend(action)),
+        Verdict::Refused { why, action } => found.push(finding(&SLOT_REFUSED, why).advise(action)),
         Verdict::Ours | Verdict::Leaving => {}
     }
     let limit = context.settings.max_retained_wal;
@@ -197,14 +199,17 @@ fn retains(name: &SlotName, slot: &Slot, limit: ByteSize) -> Finding {
         "holds back {} of WAL, more than the {limit} of max_retained_wal",
         bytes(slot.retained_bytes)
     );
-    let mend = if slot.active_pid.is_some() {
-        "see what the running sidecar logs: its subscriber may be away, or a transaction be open for long"
-            .to_owned()
-    } else {
-        let name = quote_literal(name.as_str());
-        format!("start the sidecar, or: SELECT pg_drop_replication_slot({name});")
-    };
-    Finding::on_publisher(&SLOT_RETAINS, format!("slot {name}"), message).mend(mend)
+    let finding = Finding::on_publisher(&SLOT_RETAINS, format!("slot {name}"), message);
+    if slot.active_pid.is_some() {
+        return finding.advise(
+            "see what the running sidecar logs: its subscriber may be away, or a transaction be open for long",
+        );
+    }
+    finding
+        .mend(format!("SELECT pg_drop_replication_slot({});", quote_literal(name.as_str()).trim_start()))
+        .advise(
+            "start the sidecar; where it stays away, drop the slot, which it makes anew when it comes back",
+        )
 }
 
 async fn inactive(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
@@ -222,10 +227,12 @@ async fn inactive(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
         };
         let of = database.map(|name| format!(" of database {}", quote_identifier(&name))).unwrap_or_default();
         let message = format!("a {kind} slot{of}, is read by nobody and holds back {} of WAL", bytes(held));
-        found.push(Finding::on_publisher(&INACTIVE_SLOT, format!("slot {name}"), message).mend(format!(
-            "SELECT pg_drop_replication_slot({}); -- if nobody comes back for it",
-            quote_literal(&name)
-        )));
+        let literal = quote_literal(&name);
+        found.push(
+            Finding::on_publisher(&INACTIVE_SLOT, format!("slot {name}"), message)
+                .mend(format!("SELECT pg_drop_replication_slot({});", literal.trim_start()))
+                .advise("drop it only if nobody comes back for it: whose it is loses what was written since"),
+        );
     }
     Ok(found)
 }
@@ -251,10 +258,11 @@ async fn writers(context: &Context<'_>) -> Result<Vec<Finding>, SidesError> {
     if !long.is_empty() {
         let message = format!("writing for long, delays the making of our slot: {}", up_to_five(&long));
         let ends: Vec<String> =
-            pids.iter().take(5).map(|pid| format!("SELECT pg_terminate_backend({pid});")).collect();
+            pids.iter().map(|pid| format!("SELECT pg_terminate_backend({pid});")).collect();
         found.push(
             Finding::on_publisher(&LONG_WRITER, object(long.len()), message)
-                .mend(format!("wait, or: {}", ends.join(" "))),
+                .mend(ends.join("\n"))
+                .advise("wait for its end; ending its session loses what it has done"),
         );
     }
     if !hidden.is_empty() {
@@ -284,7 +292,7 @@ mod tests {
             };
             let error = ConnectError::Server { peer: "db:5432".to_owned(), error: Box::new(error) };
             let finding = refusal(&error.into(), "shadow", "My shop", provider);
-            (finding.code, finding.mend.unwrap_or_default())
+            (finding.code, finding.mend.or(finding.advice).unwrap_or_default())
         };
         let none = Provider::None;
         assert_eq!(

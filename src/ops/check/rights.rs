@@ -138,7 +138,7 @@ fn on_publisher(context: &Context<'_>, followed: &[&Surveyed], sequences: &[Sequ
     let user = quote_identifier(context.sides.publisher_conninfo.user());
     let side = Side::Publisher;
     let select = format!("GRANT SELECT ON ALL SEQUENCES IN SCHEMA {{}} TO {user};");
-    let usage = format!("GRANT USAGE ON SCHEMA {{}} TO {user}; {select}");
+    let usage = format!("GRANT USAGE ON SCHEMA {{}} TO {user};\n{select}");
     let closed_text = "our role lacks USAGE, so that these are out of reach";
     let mut found = Vec::new();
     found.extend(by_schema(
@@ -184,18 +184,25 @@ fn on_subscriber(context: &Context<'_>, followed: &[&Surveyed]) -> Vec<Finding> 
     let user = quote_identifier(&context.survey.role);
     let side = Side::Subscriber;
     let all = format!("GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {{}} TO {user};");
-    let usage = format!("GRANT USAGE ON SCHEMA {{}} TO {user}; {all}");
+    let usage = format!("GRANT USAGE ON SCHEMA {{}} TO {user};\n{all}");
     let closed_text = "our role lacks USAGE, so that these are out of reach";
     let mut found = Vec::new();
     found.extend(by_schema(side, &SUBSCRIBER_SCHEMA, closed, &usage, closed_text));
-    let (text, mend) = match &context.settings.advance_function {
-        None => ("our role may not read and advance the sequences", all.clone()),
-        Some(function) => (
-            "neither our role nor the advance function may advance the sequences, or our role may not read them",
-            format!("seqshadow setup --role {user} --advance-function={} --grant", function.schema()),
-        ),
-    };
-    found.extend(by_schema(side, &SUBSCRIBER_ADVANCE, stuck, &mend, text));
+    match &context.settings.advance_function {
+        None => {
+            let text = "our role may not read and advance the sequences";
+            found.extend(by_schema(side, &SUBSCRIBER_ADVANCE, stuck, &all, text));
+        }
+        Some(function) => {
+            let text = "neither our role nor the advance function may advance the sequences, or our role may not \
+                        read them";
+            let setup =
+                format!("seqshadow setup --role {user} --advance-function={} --grant", function.schema());
+            // What setup grants, it grants in every schema.
+            let told = by_schema(side, &SUBSCRIBER_ADVANCE, stuck, "", text);
+            found.extend(told.map(|finding| finding.command(&*setup)));
+        }
+    }
     found.extend(by_schema(side, &SUBSCRIBER_UPDATE, slow, &all, "our role lacks UPDATE on the sequences"));
     found.extend(by_schema(side, &SUBSCRIBER_SELECT, unread, &all, "our role lacks SELECT on the sequences"));
     found.extend(by_column(side, &SUBSCRIBER_COLUMN, &columns, &user));

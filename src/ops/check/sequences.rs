@@ -7,7 +7,7 @@ use crate::catalog::Persistence;
 use crate::catalog::coverage::{Coverage, INSIDE_TEXT};
 use crate::keeper::{Hold, Managed, Todo};
 use crate::ops::plan::todo;
-use crate::ops::survey::{Surveyed, set_logged};
+use crate::ops::survey::Surveyed;
 
 const HELD: Code = Code {
     code: "sequence-held",
@@ -64,8 +64,11 @@ const SET_ASIDE: Code = Code {
 const SCAN: &str = "give verify and cutover --full: they scan such columns on the subscriber";
 
 /// The same for each, so that it is told once.
-const NAME_COLUMN: &str =
-    "if a column takes its values, on the subscriber: ALTER SEQUENCE ... OWNED BY TABLE.COLUMN;";
+const NAME_COLUMN: &str = "if a column takes its values, make that known on the subscriber with ALTER SEQUENCE ... \
+                           OWNED BY TABLE.COLUMN";
+
+/// What stands in a statement for a name that is not known.
+const PLACES: [&str; 4] = [" TABLE.COLUMN;", ".COLUMN;", " TABLE_NAME ", " COLUMN_NAME "];
 
 /// What this file finds.
 pub(super) const CODES: &[Code] = &[
@@ -120,7 +123,7 @@ fn held(one: &Surveyed, context: &Context<'_>) -> Option<Finding> {
         _ => (managed.hold_text(&hold, &context.survey.role), String::new()),
     };
     let finding = Finding::on_subscriber(&HELD, name(managed), message);
-    Some(if mend.is_empty() { finding } else { finding.mend(mend) })
+    Some(finding.mend(mend))
 }
 
 fn covered_in_part(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
@@ -141,7 +144,7 @@ fn not_covered(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     let message = format!("is followed by polling: {}", why.join("; "));
     let finding = Finding::new(&NOT_COVERED, name(&one.managed), message);
     let has_column = !one.managed.sequence.consumers.is_empty();
-    told.then(|| if has_column { finding } else { finding.mend(NAME_COLUMN) })
+    told.then(|| if has_column { finding } else { finding.advise(NAME_COLUMN) })
 }
 
 fn column_unknown(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
@@ -150,15 +153,19 @@ fn column_unknown(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     let unknown = sequence.unknown_column().filter(|_| told)?;
     let by = if sequence.consumers.is_empty() { "alone" } else { "and what its known columns hold" };
     let message = format!("{unknown}; is followed by polling, by the publisher's own {by}");
-    let mut mend = vec!["-- where the column holds its values unchanged, this makes it known:".to_owned()];
-    for of_one in sequence.naming_sql() {
-        if of_one.len() > 1 {
-            mend.push("-- whichever of them it is:".to_owned());
-        }
-        mend.extend(of_one);
+    let finding = Finding::on_subscriber(&COLUMN_UNKNOWN, name(&one.managed), message);
+    // A statement is certain where there is one for all; several are for somebody to choose from, and so are those in
+    // which a name has to be put.
+    let mut all: Vec<String> = sequence.naming_sql().into_iter().flatten().collect();
+    all.dedup();
+    let has_place = |sql: &String| PLACES.iter().any(|place| sql.contains(place));
+    if let [only] = all.as_slice()
+        && !has_place(only)
+    {
+        return Some(finding.mend(only).advise("do so where the column holds its values unchanged"));
     }
-    let mend = mend.join("\n");
-    Some(Finding::on_subscriber(&COLUMN_UNKNOWN, name(&one.managed), message).mend(mend))
+    let choice = all.iter().map(|sql| sql.trim_end_matches(';')).collect::<Vec<_>>().join(", or ");
+    Some(finding.advise(format!("where a column holds its values unchanged, this makes it known: {choice}")))
 }
 
 fn cycles(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
@@ -173,7 +180,11 @@ fn not_managed(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     {
         let message = format!("is unlogged, and {why}");
         let finding = Finding::on_subscriber(&UNLOGGED_HERE, name(&one.managed), message);
-        return Some(finding.mend(set_logged(&one.managed.sequence)));
+        // That of a serial or identity column is as its table is.
+        let sequence = &one.managed.sequence;
+        let owner = sequence.owners().next().map(|owner| format!("TABLE {}", owner.table));
+        let whose = owner.unwrap_or_else(|| format!("SEQUENCE {}", sequence.name));
+        return Some(finding.mend(format!("ALTER {whose} SET LOGGED;")));
     }
     let message = match one.managed.sequence.persistence {
         Persistence::Permanent => return None,
@@ -201,9 +212,20 @@ fn unread(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
 fn not_looked_at(one: &Surveyed, _: &Context<'_>) -> Option<Finding> {
     let told = one.managed.excluded.is_none() && !one.gaps.is_empty();
     told.then(|| {
-        let finding = Finding::on_subscriber(&NOT_LOOKED_AT, name(&one.managed), one.gaps.join("; "));
-        // Where a right is missing the text has what grants it.
-        if one.gaps.iter().all(|gap| gap.contains("--full")) { finding.mend(SCAN) } else { finding }
+        // Where a right is missing the text ends with what grants it.
+        let mut grants = Vec::new();
+        let text = |gap: &String| match gap.split_once(": GRANT ") {
+            Some((what, grant)) if grant.ends_with(';') => {
+                grants.push(format!("GRANT {grant}"));
+                format!("{what}: our role may not read it")
+            }
+            _ => gap.clone(),
+        };
+        let gaps: Vec<String> = one.gaps.iter().map(text).collect();
+        let scan = if gaps.iter().any(|gap| gap.contains("--full")) { SCAN } else { "" };
+        Finding::on_subscriber(&NOT_LOOKED_AT, name(&one.managed), gaps.join("; "))
+            .mend(grants.join("\n"))
+            .advise(scan)
     })
 }
 

@@ -9,6 +9,7 @@ use crate::ops::ask::Side;
 use crate::publisher::connection::APPLICATION_NAME;
 use crate::publisher::reaction::has_wal_level;
 use crate::sides::SidesError;
+use crate::types::quote_literal;
 
 const WAL_LEVEL: Code = Code {
     code: "wal-level",
@@ -209,7 +210,7 @@ fn wal_level(context: &Context<'_>, publisher: &Publisher) -> Option<Finding> {
     }
     let message = format!("is {level}, expected logical");
     let mend = context.publisher_provider.logical_wal();
-    Some(Finding::on_publisher(&WAL_LEVEL, "wal_level", message).mend(mend))
+    Some(Finding::on_publisher(&WAL_LEVEL, "wal_level", message).remedy(mend))
 }
 
 fn standby(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
@@ -222,19 +223,19 @@ fn standby(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
         let message = format!("is a standby of PostgreSQL {major}, which has no logical slots before 16");
         return vec![
             Finding::on_publisher(&STANDBY_TOO_OLD, peer, message)
-                .mend("name its primary in --publisher (target_session_attrs=read-write finds it)"),
+                .advise("name its primary in --publisher (target_session_attrs=read-write finds it)"),
         ];
     }
     let message = "is a standby: making a slot waits until its primary says who runs";
     let mut found = vec![
         Finding::on_publisher(&STANDBY_PUBLISHER, peer, message)
-            .mend("SELECT pg_log_standby_snapshot(); -- on the primary"),
+            .advise("on the primary, SELECT pg_log_standby_snapshot() makes it say so"),
     ];
     if publisher.text("hot_standby_feedback") == "off" {
         let message = "is off, so that a logical slot of this standby can be invalidated at any time";
         found.push(
             Finding::on_publisher(&STANDBY_FEEDBACK, "hot_standby_feedback", message)
-                .mend(context.publisher_provider.set("hot_standby_feedback", "on")),
+                .remedy(context.publisher_provider.set("hot_standby_feedback", "on")),
         );
     }
     found
@@ -260,7 +261,7 @@ fn free(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
         let more = (allowed.max(taken) + 10).to_string();
         found.push(
             Finding::on_publisher(code, setting, message)
-                .mend(context.publisher_provider.set_and_restart(setting, &more)),
+                .remedy(context.publisher_provider.set_and_restart(setting, &more)),
         );
     }
     found
@@ -284,7 +285,9 @@ fn retention(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
         Some(..0) => {
             let message = "is -1: a slot that nobody reads holds back WAL until the disk is full";
             let limit = format!("'{}MB'", (ours.0 >> 20).saturating_mul(10).max(1024));
-            found.push(Finding::on_publisher(&WAL_UNLIMITED, keep, message).mend(provider.set(keep, &limit)));
+            found.push(
+                Finding::on_publisher(&WAL_UNLIMITED, keep, message).remedy(provider.set(keep, &limit)),
+            );
         }
         Some(megabytes) => {
             let limit = ByteSize(u64::try_from(megabytes).unwrap_or(0) << 20);
@@ -293,7 +296,7 @@ fn retention(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
                     format!("is {limit}, less than the {ours} that max_retained_wal allows our slot");
                 let more = format!("'{}MB'", (ours.0 >> 20).saturating_mul(2));
                 found.push(
-                    Finding::on_publisher(&WAL_LIMIT_SMALL, keep, message).mend(provider.set(keep, &more)),
+                    Finding::on_publisher(&WAL_LIMIT_SMALL, keep, message).remedy(provider.set(keep, &more)),
                 );
             }
         }
@@ -302,7 +305,7 @@ fn retention(context: &Context<'_>, publisher: &Publisher) -> Vec<Finding> {
     if publisher.number(idle).is_some_and(|timeout| timeout > 0) {
         let shown = publisher.shown(idle);
         let message = format!("is {shown}: a slot that nobody reads for so long is lost");
-        found.push(Finding::on_publisher(&IDLE_TIMEOUT, idle, message).mend(provider.set(idle, "0")));
+        found.push(Finding::on_publisher(&IDLE_TIMEOUT, idle, message).remedy(provider.set(idle, "0")));
     }
     found
 }
@@ -314,6 +317,46 @@ fn synchronous(context: &Context<'_>, publisher: &Publisher) -> Option<Finding> 
     let message = format!(
         "is '{names}', which matches {APPLICATION_NAME}: commits would wait for it; name the standbys one by one"
     );
-    let mend = context.publisher_provider.set(setting, "'FIRST 1 (standby_1, standby_2)'");
-    Some(Finding::on_publisher(&SYNCHRONOUS, setting, message).mend(mend))
+    let finding = Finding::on_publisher(&SYNCHRONOUS, setting, message);
+    Some(match others(names) {
+        Some(others) => {
+            let value = quote_literal(&others);
+            finding.remedy(context.publisher_provider.set(setting, value.trim_start()))
+        }
+        // Nobody but its owner knows which standbys are meant.
+        None => finding.advise("which standbys it is to name is for you to decide"),
+    })
+}
+
+/// The setting without our name. `None` where it names everybody, and so does not say who else is meant.
+fn others(names: &str) -> Option<String> {
+    let (method, list) = match names.split_once('(') {
+        Some((method, list)) => (Some(method.trim()), list.trim_end().trim_end_matches(')')),
+        None => (None, names),
+    };
+    let all = || list.split(',').map(str::trim);
+    if all().any(|name| name.trim_matches('"') == "*") {
+        return None;
+    }
+    let is_ours = |name: &&str| name.trim_matches('"').eq_ignore_ascii_case(APPLICATION_NAME);
+    let rest: Vec<&str> = all().filter(|name| !is_ours(name)).collect();
+    Some(match method {
+        _ if rest.is_empty() => String::new(),
+        Some(method) => format!("{method} ({})", rest.join(", ")),
+        None => rest.join(", "),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::others;
+
+    #[test]
+    fn our_name_goes_and_the_others_stay() {
+        assert_eq!(others("ANY 1 (a, SeqShadow)").unwrap(), "ANY 1 (a)");
+        assert_eq!(others("FIRST 2 (\"seqshadow\", a, b)").unwrap(), "FIRST 2 (a, b)");
+        assert_eq!(others("seqshadow, \"B b\"").unwrap(), "\"B b\"");
+        assert_eq!(others("seqshadow").unwrap(), "");
+        assert_eq!(others("FIRST 1 (a, *)"), None);
+    }
 }

@@ -10,7 +10,7 @@ use crate::readings::{Trouble, trouble};
 use crate::sides::SidesError;
 use crate::sql::SqlError;
 use crate::subscriber::subscription::Subscription;
-use crate::types::quote_identifier;
+use crate::types::{QualifiedName, quote_identifier};
 
 const NONE: Code = Code {
     code: "no-subscription",
@@ -106,7 +106,7 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
         let message = format!("has several subscriptions: {}", up_to_five(&names));
         found.push(
             Finding::on_subscriber(&SEVERAL, format!("database {database}"), message)
-                .mend("name one with --subscription, and run one sidecar for each"),
+                .advise("name one with --subscription, and run one sidecar for each"),
         );
     }
     for subscription in looked_at {
@@ -127,14 +127,8 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
         let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
         if !names.is_empty() {
             let message = format!("published, and not known to any subscription: {}", up_to_five(&names));
-            let count = counted(names.len(), "table");
-            let refresh = all.iter().map(|one| {
-                format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION;", quote_identifier(&one.name))
-            });
-            found.push(
-                Finding::on_subscriber(&NOT_SUBSCRIBED, count, message)
-                    .mend(refresh.collect::<Vec<_>>().join("\n")),
-            );
+            let finding = Finding::on_subscriber(&NOT_SUBSCRIBED, counted(names.len(), "table"), message);
+            found.push(refreshing(context, finding, &missing).await?);
         }
     }
     if let Some(chosen) = &context.sides.chosen {
@@ -142,6 +136,52 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
         found.extend(publications(context, chosen));
     }
     Ok(found)
+}
+
+/// What a lost slot costs.
+const ANEW: &str = "then make the subscription anew, with a copy into emptied tables: what was changed on the publisher \
+                    meanwhile does not come otherwise";
+
+/// With what makes `missing` known to a subscription. It can be refreshed while it is enabled, and every table that it
+/// is to follow is there.
+async fn refreshing(
+    context: &Context<'_>,
+    finding: Finding,
+    missing: &[QualifiedName],
+) -> Result<Finding, SidesError> {
+    let schemas: Vec<&str> = missing.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<&str> = missing.iter().map(|table| table.name.as_str()).collect();
+    let sql = "SELECT k.schema, k.name FROM unnest($1::text[], $2::text[]) AS k (schema, name)
+                WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                   WHERE n.nspname = k.schema AND c.relname = k.name AND c.relkind IN ('r', 'p'))";
+    let side = Side::Subscriber;
+    let mut absent = Vec::new();
+    for row in side.rows(&context.sides.subscriber.client, sql, &[&schemas, &names]).await? {
+        let name = QualifiedName::new(side.get::<String>(&row, 0)?, side.get::<String>(&row, 1)?);
+        absent.push(name.to_string());
+    }
+    let all = &context.sides.subscriptions;
+    let refresh = |one: &Subscription| {
+        format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION", quote_identifier(&one.name))
+    };
+    let each = all.iter().map(refresh).collect::<Vec<_>>().join(", ");
+    if !absent.is_empty() {
+        return Ok(finding.advise(format!(
+            "{} not on the subscriber: make that first, then {each}",
+            if absent.len() == 1 {
+                format!("{} is", absent.join(""))
+            } else {
+                format!("{} are", up_to_five(&absent))
+            }
+        )));
+    }
+    if !all.iter().any(|one| one.enabled) {
+        return Ok(finding.advise(format!("once it is enabled, {each}")));
+    }
+    let enabled = all.iter().filter(|one| one.enabled).map(|one| format!("{};", refresh(one)));
+    Ok(finding
+        .mend(enabled.collect::<Vec<_>>().join("\n"))
+        .advise("this copies their rows: on the subscriber they have to be empty"))
 }
 
 fn object(subscription: &Subscription) -> String {
@@ -153,10 +193,12 @@ fn object(subscription: &Subscription) -> String {
 async fn at_work(context: &Context<'_>, one: &Subscription) -> Result<Option<Finding>, SidesError> {
     let name = quote_identifier(&one.name);
     if !one.enabled {
-        return Ok(Some(
-            Finding::on_subscriber(&DISABLED, object(one), "is disabled: no row reaches the subscriber")
-                .mend(format!("ALTER SUBSCRIPTION {name} ENABLE;")),
-        ));
+        let message = "is disabled: no row reaches the subscriber";
+        let disabled = Finding::on_subscriber(&DISABLED, object(one), message);
+        return Ok(Some(match &one.slot {
+            Some(_) => disabled.mend(format!("ALTER SUBSCRIPTION {name} ENABLE;")),
+            None => disabled.advise("it has no slot, without which it cannot be enabled"),
+        }));
     }
     let sql = "SELECT EXISTS (SELECT FROM pg_stat_subscription
                                WHERE subname = $1 AND pid IS NOT NULL AND relid IS NULL)";
@@ -166,7 +208,7 @@ async fn at_work(context: &Context<'_>, one: &Subscription) -> Result<Option<Fin
     let message = "is enabled, and no worker applies its changes: the subscriber's log says why";
     Ok((!runs).then(|| {
         Finding::on_subscriber(&NO_WORKER, object(one), message)
-            .mend("mend what the log says; max_logical_replication_workers must allow one more")
+            .advise("mend what the log says; max_logical_replication_workers must allow one more")
     }))
 }
 
@@ -192,9 +234,11 @@ async fn errors(context: &Context<'_>, one: &Subscription) -> Result<Vec<Finding
     let mut found = Vec::new();
     if apply > 0 || copy > 0 {
         let message = format!("has failed: {apply} times while applying, {copy} while copying");
-        found.push(Finding::on_subscriber(&ERRORS, object(one), message).mend(format!(
-            "SELECT pg_stat_reset_subscription_stats({oid}); -- once what the subscriber's log says is mended"
-        )));
+        found.push(
+            Finding::on_subscriber(&ERRORS, object(one), message)
+                .mend(format!("SELECT pg_stat_reset_subscription_stats({oid});"))
+                .advise("mend what the subscriber's log says first: this only counts anew"),
+        );
     }
     if side.get::<bool>(row, 0)? {
         let name = quote_identifier(&one.name);
@@ -219,8 +263,7 @@ async fn relations(context: &Context<'_>, one: &Subscription) -> Result<Option<F
     let side = Side::Subscriber;
     let mut names = Vec::new();
     for row in side.rows(&context.sides.subscriber.client, sql, &[&one.name]).await? {
-        let name =
-            crate::types::QualifiedName::new(side.get::<String>(&row, 0)?, side.get::<String>(&row, 1)?);
+        let name = QualifiedName::new(side.get::<String>(&row, 0)?, side.get::<String>(&row, 1)?);
         let state = match side.get::<String>(&row, 2)?.as_str() {
             "i" => "not begun",
             "d" => "being copied",
@@ -234,18 +277,23 @@ async fn relations(context: &Context<'_>, one: &Subscription) -> Result<Option<F
     let message = format!("{count} not ready: {}", up_to_five(&names));
     Ok((count > 0).then(|| {
         Finding::on_subscriber(&NOT_READY, object(one), message)
-            .mend("wait for the copies; the subscriber's log says what stops them")
+            .advise("wait for the copies; the subscriber's log says what stops them")
     }))
 }
 
 /// Whether the subscription's slot is there, on the publisher that we are connected to.
 async fn slot(context: &Context<'_>, one: &Subscription) -> Result<Option<Finding>, SidesError> {
     let name = quote_identifier(&one.name);
+    let disable = format!("ALTER SUBSCRIPTION {name} DISABLE;\n");
     let Some(slot) = &one.slot else {
         let message = "has no slot (slot_name is NONE): it cannot be enabled";
         return Ok(Some(
             Finding::on_subscriber(&SLOT_MISSING, object(one), message)
-                .mend(format!("ALTER SUBSCRIPTION {name} SET (slot_name = {name}); -- once it is there")),
+                .mend(format!(
+                    "{}DROP SUBSCRIPTION {name};",
+                    if one.enabled { disable } else { String::new() }
+                ))
+                .advise(ANEW),
         ));
     };
     let version = context.publisher.version;
@@ -258,17 +306,16 @@ async fn slot(context: &Context<'_>, one: &Subscription) -> Result<Option<Findin
     let side = Side::Publisher;
     let rows = side.rows(&context.publisher.client, &sql, &[slot]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let again = format!("DROP SUBSCRIPTION {name}; -- and make it anew, with a copy of the tables");
     if !side.get::<bool>(row, 2)? {
         // A standby that we follow need not be the server that the subscription follows.
         if side.get::<bool>(row, 3)? {
             return Ok(None);
         }
-        let message = format!("is that of {}, and is not there", object(one));
+        let message = format!("has the slot {slot}, which is not there on the publisher");
         let leave =
-            format!("ALTER SUBSCRIPTION {name} DISABLE;\nALTER SUBSCRIPTION {name} SET (slot_name = NONE);");
-        let missing = Finding::on_publisher(&SLOT_MISSING, format!("slot {slot}"), message);
-        return Ok(Some(missing.mend(format!("{leave}\n{again}"))));
+            format!("{disable}ALTER SUBSCRIPTION {name} SET (slot_name = NONE);\nDROP SUBSCRIPTION {name};");
+        let missing = Finding::on_subscriber(&SLOT_MISSING, object(one), message);
+        return Ok(Some(missing.mend(leave).advise(ANEW)));
     }
     let status: Option<String> = side.get(row, 0)?;
     let reason: Option<String> = side.get(row, 1)?;
@@ -277,8 +324,9 @@ async fn slot(context: &Context<'_>, one: &Subscription) -> Result<Option<Findin
         (None, Some("lost")) => "its WAL was removed (max_slot_wal_keep_size)".to_owned(),
         _ => return Ok(None),
     };
-    let message = format!("is that of {}, which cannot go on: {why}", object(one));
-    Ok(Some(Finding::on_publisher(&SLOT_LOST, format!("slot {slot}"), message).mend(again)))
+    let message = format!("has the slot {slot}, and cannot go on with it: {why}");
+    let lost = Finding::on_subscriber(&SLOT_LOST, object(one), message);
+    Ok(Some(lost.mend(format!("DROP SUBSCRIPTION {name};")).advise(ANEW)))
 }
 
 fn publications(context: &Context<'_>, one: &Subscription) -> Option<Finding> {

@@ -159,7 +159,8 @@ fn not_replicated(both: &Both) -> Vec<Finding> {
         match relation.kind {
             Kind::Table if relation.unlogged => unlogged.push(
                 Finding::on_publisher(&UNLOGGED, &name, "is unlogged and therefore not replicated")
-                    .mend(format!("ALTER TABLE {name} SET LOGGED; -- rewrites it")),
+                    .mend(format!("ALTER TABLE {name} SET LOGGED;"))
+                    .advise("this writes the whole table anew, and locks it meanwhile"),
             ),
             Kind::Foreign => {
                 let message = "is a foreign table: the subscriber needs its server and user mapping too";
@@ -170,7 +171,7 @@ fn not_replicated(both: &Both) -> Vec<Finding> {
                     "is a materialized view: it is to be refreshed on the subscriber after the cutover";
                 views.push(
                     Finding::on_publisher(&MATERIALIZED, &name, message)
-                        .mend(format!("REFRESH MATERIALIZED VIEW {name};")),
+                        .advise("REFRESH MATERIALIZED VIEW does it"),
                 );
             }
             _ => {}
@@ -197,6 +198,7 @@ fn invalid_indexes(side: Side, relations: &Relations) -> Vec<Finding> {
             } else {
                 told(&name, format!("{on}: the making of it failed, or has not ended"))
                     .mend(format!("REINDEX INDEX CONCURRENTLY {name};"))
+                    .advise("where rows break a unique one this fails as its making did: mend them first")
             });
         }
     }

@@ -43,8 +43,8 @@ pub(super) fn or_said(
 /// `what` could not be looked at on `side`, for the reason that the server gave.
 pub(super) fn not_looked_at(what: &str, side: &'static str, why: &str) -> Finding {
     let message = format!("could not be looked at: {why}");
-    let mend = "give our role what the server's answer asks for, and check again";
-    Finding { side: Some(side), ..Finding::new(&NOT_LOOKED_AT, what, message).mend(mend) }
+    let advice = "give our role what the server's answer asks for, and check again";
+    Finding { side: Some(side), ..Finding::new(&NOT_LOOKED_AT, what, message).advise(advice) }
 }
 
 /// The published tables could not be listed, for one of them is locked.

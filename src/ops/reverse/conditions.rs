@@ -399,13 +399,7 @@ impl Conditions {
                     .to_owned(),
             );
         }
-        if route.is_local {
-            self.notes.push(format!(
-                "the old server is told to reach the new one by: {} – right only where both run on one machine; else \
-                 give --connection",
-                route.shown
-            ));
-        }
+        self.notes.extend(route.local_note());
     }
 }
 

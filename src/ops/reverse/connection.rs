@@ -20,6 +20,8 @@ pub(super) struct Route {
     pub has_password: bool,
     /// It leads to the machine that it is used on, which is the old server's.
     pub is_local: bool,
+    /// Somebody has named it with `--connection`.
+    pub is_given: bool,
 }
 
 impl Route {
@@ -47,12 +49,37 @@ impl Route {
                 None => shown.clone(),
             };
             let has_password = password.is_some();
-            return Ok(Route { text: ConninfoText::new(text), shown, has_password, is_local: is_local(new) });
+            return Ok(Route {
+                text: ConninfoText::new(text),
+                shown,
+                has_password,
+                is_local: is_local(new),
+                is_given: false,
+            });
         };
         let parsed = parse(text)?;
         let has_password = parsed.password().is_some();
         let shown = if has_password { shown(&parsed) } else { text.to_owned() };
-        Ok(Route { text: ConninfoText::new(text), shown, has_password, is_local: is_local(&parsed) })
+        Ok(Route {
+            text: ConninfoText::new(text),
+            shown,
+            has_password,
+            is_local: is_local(&parsed),
+            is_given: true,
+        })
+    }
+
+    /// What a person should know of one that leads to the machine that it is used on.
+    pub(super) fn local_note(&self) -> Option<String> {
+        let otherwise =
+            if self.is_given { "else give another --connection" } else { "else give --connection" };
+        self.is_local.then(|| {
+            format!(
+                "the old server is told to reach the new one by: {} – right only where both run on one machine; \
+                 {otherwise}",
+                self.shown
+            )
+        })
     }
 }
 
@@ -137,9 +164,11 @@ mod tests {
         let given =
             Route::of(Some("host=new dbname=shop sslmode=require"), None, &conninfo("host=/tmp")).unwrap();
         assert_eq!(given.shown, given.text.expose());
-        assert!(!given.has_password);
+        assert!(!given.has_password && given.local_note().is_none());
+        let here = Route::of(Some("host=localhost dbname=shop"), None, &conninfo("host=new")).unwrap();
+        assert!(here.local_note().unwrap().ends_with("else give another --connection"));
         let local = Route::of(None, None, &conninfo("host=127.0.0.1 port=5433 dbname='my shop'")).unwrap();
-        assert!(local.is_local);
+        assert!(local.local_note().unwrap().ends_with("else give --connection"));
         assert_eq!(local.shown, "host=127.0.0.1 port=5433 dbname='my shop' user=me");
         assert_eq!(shell("a 'b'"), "'a '\\''b'\\'''");
         assert_eq!(psql("a 'b\\'"), "'a ''b\\\\'''");

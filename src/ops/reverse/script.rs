@@ -84,15 +84,13 @@ impl Script<'_> {
     fn head(&mut self, obstacles: &[Obstacle]) {
         let (old, new) = (&self.ends.old.peer, &self.ends.new.peer);
         self.text = format!(
-            "-- seqshadow reverse, made {}: the way back, after a switch\n\
-             -- old server: {} (--publisher, as before the switch)\n\
-             -- new server: {} (--subscriber)\n--\n\
+            "-- seqshadow reverse, made {}: the way back, after a switch\n{}{}--\n\
              -- Run it before the application writes on the new server:\n\
              --   psql -X -f reverse.sql \\\n--     {}\n\
              -- It stops at the first error; then run seqshadow reverse again for the rest.\n",
             crate::ops::now(),
-            flat(old),
-            flat(new),
+            comment(&format!("old server: {old} (--publisher, as before the switch)")),
+            comment(&format!("new server: {new} (--subscriber)")),
             flat(&shell(&shown(&self.ends.old_conninfo)))
         );
         for one in obstacles {
@@ -114,12 +112,13 @@ impl Script<'_> {
             Server::Old => ("old", &self.ends.old_conninfo),
             Server::New => ("new", &self.ends.new_conninfo),
         };
-        // Writing to a String cannot fail.
-        let _ = write!(self.text, "\n-- {}. On the {name} server. {why}.\n", self.step);
+        self.text.push('\n');
+        self.text += &comment(&format!("{}. On the {name} server. {why}.", self.step));
         if self.at == Some(server) {
             return;
         }
         self.at = Some(server);
+        // Writing to a String cannot fail.
         let _ = writeln!(self.text, "\\connect {}", psql(&shown(conninfo)));
         self.text += "SET search_path = pg_catalog;\n";
         self.text += "SET default_transaction_read_only = off; -- in this session only\n";
@@ -213,6 +212,11 @@ impl Script<'_> {
     }
 }
 
+/// A comment in lines that keep to the margins, whatever breaks there are in it.
+fn comment(text: &str) -> String {
+    crate::demo::text::wrap(text, 3).iter().map(|line| format!("-- {}\n", line.trim_start())).collect()
+}
+
 /// A DO block, in quotes that nothing in it can end, whatever somebody has named a subscription.
 fn block(name: &str, body: &str) -> String {
     let mut tag = format!("${name}$");
@@ -230,6 +234,13 @@ fn raised(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_comment_keeps_to_the_margins_and_nothing_ends_it() {
+        let text = comment(&format!("1. On the new server. {}\nDROP TABLE t;", "word ".repeat(20)));
+        assert!(text.lines().all(|line| line.starts_with("-- ") && line.len() <= 80), "{text}");
+        assert!(text.starts_with("-- 1. On the new server. word"), "{text}");
+    }
 
     #[test]
     fn nothing_in_a_block_ends_it() {

@@ -46,7 +46,7 @@ pub(super) fn create_slot(names: &Names) -> String {
 /// On either server.
 pub(super) fn drop_slot(slot: &str) -> String {
     format!(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {};",
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots\n  WHERE slot_name = {};",
         literal(slot)
     )
 }

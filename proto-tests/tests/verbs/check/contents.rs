@@ -26,7 +26,7 @@ async fn a_prepared_transaction() {
         findings.of("prepared-transactions"),
         ["mine: is prepared and neither committed nor rolled back"]
     );
-    findings.mend(&stage, &["prepared-transactions"]).await;
+    findings.mend(&stage.pair, &["prepared-transactions"]).await;
     assert!(found(&stage.pair, "prepared-transactions", &[]).unwrap().is_empty());
 }
 

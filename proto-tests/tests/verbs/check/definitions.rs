@@ -1,6 +1,6 @@
 //! The sequences of both sides beside each other.
 
-use super::Findings;
+use super::{Findings, mends};
 use proto_tests::stage::Stage;
 
 const CODES: [&str; 7] = [
@@ -31,13 +31,20 @@ async fn sequences_that_are_on_one_side_only() {
     stage
         .on_publisher(
             "CREATE SEQUENCE theirs; ALTER EXTENSION plpgsql ADD SEQUENCE theirs; CREATE SEQUENCE left_out;
-             CREATE TEMPORARY SEQUENCE passing",
+             CREATE TEMPORARY SEQUENCE passing; CREATE SCHEMA far; CREATE SEQUENCE far.off",
+        )
+        .await;
+    // Whoever runs what mends it need not own the tables.
+    stage
+        .on_subscriber(
+            "ALTER TABLE a OWNER TO app; ALTER TABLE c OWNER TO app; ALTER TABLE c ALTER id SET DEFAULT 5",
         )
         .await;
     let excluding = ["--exclude-sequence=public.left_out"];
     let findings = Findings::with(&stage.pair, &excluding).unwrap();
     let gone = "is not on the subscriber: nextval of it fails after the cutover";
     let expected = [
+        format!("far.off: {gone}"),
         format!("public.a_id_seq: {gone}"),
         "public.b_id_seq: is not on the subscriber, where public.other stands behind the same column: nextval of it by \
          name fails after the cutover"
@@ -48,7 +55,7 @@ async fn sequences_that_are_on_one_side_only() {
     assert_eq!(findings.of("sequence-missing"), expected);
     let only = "public.mine: is not on the publisher: it is followed by the ids in its tables alone";
     assert_eq!(findings.of("sequence-only-on-subscriber"), [only]);
-    findings.mend(&stage, &["sequence-missing"]).await;
+    findings.mend(&stage.pair, &["sequence-missing", "column-default-missing"]).await;
     stage.on_subscriber("DROP SEQUENCE mine").await;
     Findings::with(&stage.pair, &excluding).unwrap().expect_none_of(&CODES);
     stage.on_subscriber("INSERT INTO a DEFAULT VALUES; INSERT INTO c DEFAULT VALUES").await;
@@ -93,6 +100,54 @@ async fn definitions_that_differ() {
         "sequence-owner-differs",
         "sequence-column-narrower",
     ];
-    findings.mend(&stage, &mendable).await;
+    findings.mend(&stage.pair, &mendable).await;
     Findings::of_pair(&stage.pair).unwrap().expect_none_of(&CODES);
+}
+
+/// A sequence that stands outside the publisher's bounds goes on to them, or keeps its own: never back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bounds_that_leave_out_where_the_subscriber_stands() {
+    let ddl = "CREATE SEQUENCE raised; CREATE SEQUENCE lowered AS integer; CREATE SEQUENCE down INCREMENT -1";
+    let stage = Stage::replicating(13, 17, ddl).await.unwrap();
+    stage
+        .on_publisher(
+            "ALTER SEQUENCE raised MINVALUE 100 START 100 RESTART 100; ALTER SEQUENCE lowered AS smallint MAXVALUE 1000;
+             ALTER SEQUENCE down MAXVALUE -100 START -100 RESTART -100",
+        )
+        .await;
+    stage.on_subscriber("SELECT setval('raised', 50), setval('lowered', 100000), setval('down', -50)").await;
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    let code = "sequence-definition-differs";
+    assert_eq!(findings.of(code).len(), 3, "{findings:?}");
+    let advice = findings.advice(code);
+    assert!(
+        advice[0].starts_with("it stands at -50, before the publisher's first value, and goes on at -100")
+    );
+    assert!(advice[1].starts_with("it stands at 100000, past the publisher's end, and is not moved back"));
+    for finding in findings.with_code(code) {
+        assert!(mends::run(&stage.pair, finding));
+    }
+    assert_eq!(stage.next("raised").await, 100);
+    assert_eq!(stage.next("lowered").await, 100_001);
+    assert_eq!(stage.next("down").await, -100);
+    let left = Findings::of_pair(&stage.pair).unwrap().of(code);
+    assert!(left.len() == 1 && left[0].starts_with("public.lowered: "), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_that_the_subscriber_lacks() {
+    let ddl = "CREATE SEQUENCE one; CREATE SEQUENCE two; CREATE TABLE here (id int PRIMARY KEY DEFAULT nextval('one'))";
+    let stage = Stage::replicating(16, 14, ddl).await.unwrap();
+    stage
+        .on_publisher(
+            "ALTER SEQUENCE one OWNED BY here.id; CREATE TABLE gone (id int PRIMARY KEY); ALTER SEQUENCE two OWNED BY gone.id",
+        )
+        .await;
+    stage.on_subscriber("ALTER TABLE here OWNER TO app").await;
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    let code = "sequence-owner-differs";
+    assert_eq!(findings.of(code).len(), 2, "{findings:?}");
+    assert_eq!(findings.mends(code)[1], "");
+    assert_eq!(findings.advice(code)[1], "public.gone.id is not on the subscriber: make it first");
+    findings.mend(&stage.pair, &[code]).await;
 }

@@ -37,9 +37,11 @@ async fn told(publisher: u32, subscriber: u32) {
     if subscriber < 13 {
         assert_eq!(findings.mends("column-generated"), [""]);
         stage.on_subscriber("ALTER TABLE a DROP COLUMN c; ALTER TABLE a ADD c int").await;
-        findings.mend(&stage, &["column-not-null", "check-only-on-subscriber", "enum-label-missing"]).await;
+        findings
+            .mend(&stage.pair, &["column-not-null", "check-only-on-subscriber", "enum-label-missing"])
+            .await;
     } else {
-        findings.mend(&stage, &CODES).await;
+        findings.mend(&stage.pair, &CODES).await;
     }
     Findings::of_pair(&stage.pair).unwrap().expect_none_of(&CODES);
     let labels = "SELECT string_agg(enumlabel, ', ' ORDER BY enumsortorder) FROM pg_enum";

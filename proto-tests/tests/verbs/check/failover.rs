@@ -22,13 +22,9 @@ async fn our_slot_should_do_as_the_subscriptions_does() -> Result<()> {
     assert!(look(pair, &[], &[])?.among(FAILOVER).is_empty());
     let alone = ["failover-alone", "failover-without-standby"];
     assert_eq!(look(pair, &[], &wanted)?.among(FAILOVER), alone);
-    assert_eq!(look(pair, &["--failover"], &[])?.among(FAILOVER), alone);
-
-    stage.on_subscriber("ALTER SUBSCRIPTION sub DISABLE").await;
-    let idle = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'sub'";
-    wait_for(&pair.publisher_conninfo(), "the worker's end", idle).await?;
-    stage.on_subscriber("ALTER SUBSCRIPTION sub SET (failover = true)").await;
-    stage.on_subscriber("ALTER SUBSCRIPTION sub ENABLE").await;
+    let looked = look(pair, &["--failover"], &[])?;
+    assert_eq!(looked.among(FAILOVER), alone);
+    looked.mend(pair, &["failover-alone"]).await;
     let looked = look(pair, &["--slot=ours"], &[])?;
     assert_eq!(looked.among(FAILOVER), ["failover-not-set"]);
     assert_eq!(
@@ -42,12 +38,13 @@ async fn our_slot_should_do_as_the_subscriptions_does() -> Result<()> {
     let looked = look(pair, &[], &wanted)?;
     assert_eq!(looked.among(FAILOVER), ["failover-waits-for-standby", "failover-standby-away"]);
     assert!(look(pair, &["--slot=ours"], &[])?.of("failover-standby-away").is_empty(), "ours does not wait");
+    looked.mend(pair, &["failover-standby-away"]).await;
 
     // What a slot that is there has counts, not what was asked for.
     stage.on_publisher("SELECT pg_create_logical_replication_slot('ours', 'pgoutput')").await;
     let looked = look(pair, &["--slot=ours"], &wanted)?;
     assert_eq!(looked.among(FAILOVER), ["failover-not-set"]);
-    assert!(looked.mends("failover-not-set")[0].starts_with("SELECT pg_drop_replication_slot('ours');"));
+    looked.mend(pair, &["failover-not-set"]).await;
     Ok(())
 }
 

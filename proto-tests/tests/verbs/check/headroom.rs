@@ -27,7 +27,7 @@ async fn a_sequence_or_column_that_is_used_up_or_nearly() {
     let a = "public.a_id_seq: is 91.5 % used: it stands at 30,000, and its last usable value is 32,767";
     let down = "public.down: is 90.0 % used: it stands at -900, and its last usable value is -1,000";
     assert_eq!(findings.of("sequence-nearly-exhausted"), [a, down, a, down], "on each side");
-    findings.mend(&stage, &["sequence-exhausted", "sequence-held", "sequence-nearly-exhausted"]).await;
+    findings.mend(&stage.pair, &["sequence-exhausted", "sequence-held", "sequence-nearly-exhausted"]).await;
     let mended = Findings::of_pair(&stage.pair).unwrap();
     mended.expect_none_of(&["sequence-exhausted", "sequence-held", "sequence-nearly-exhausted"]);
 }

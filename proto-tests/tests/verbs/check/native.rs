@@ -22,7 +22,7 @@ async fn sequences_that_are_replicated_natively() -> Result<()> {
         looked.of("two-sequence-writers"),
         ["subscription sub: copies sequences (1) too: a REFRESH SEQUENCES can move them back"]
     );
-    stage.on_subscriber(&looked.mends("two-sequence-writers")[0]).await;
+    looked.mend(pair, &["two-sequence-writers"]).await;
     assert_eq!(look(pair, &[], &[])?.among(NATIVE), ["native-sequences"]);
 
     // One that brings tables as well has to stay.
@@ -31,6 +31,6 @@ async fn sequences_that_are_replicated_natively() -> Result<()> {
     pair.subscribe(&second).await?;
     let looked = look(pair, &["--subscription=second"], &[])?;
     let expected = "run no ALTER SUBSCRIPTION second REFRESH SEQUENCES while the sidecar runs";
-    assert_eq!(looked.mends("two-sequence-writers"), [expected]);
+    assert_eq!(looked.advice("two-sequence-writers"), [expected]);
     Ok(())
 }

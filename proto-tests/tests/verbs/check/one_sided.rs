@@ -53,9 +53,7 @@ async fn tables_whose_rows_no_publication_brings() {
     stage.on_subscriber("ALTER SUBSCRIPTION t SET (slot_name = NONE)").await;
     stage.on_subscriber("DROP SUBSCRIPTION t").await;
 
-    for sql in findings.mends("rows-not-published") {
-        stage.on_publisher(&sql).await;
-    }
+    findings.mend(&stage.pair, &["rows-not-published"]).await;
     stage.on_publisher("DROP TABLE \"New\"").await;
     Findings::of_pair(&stage.pair).unwrap().expect_none_of(&CODES);
 }

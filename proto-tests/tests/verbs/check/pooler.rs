@@ -71,13 +71,13 @@ async fn a_pooler_before_either_server() -> Result<()> {
     let port = pooler(pair.publisher.port()).await?;
     let looked = look(pair, &[&through("publisher", port)], &[])?;
     assert_eq!(looked.among(&codes), ["pooler", "session-through-pooler"], "{looked:?}");
-    assert_eq!(looked.mends("pooler"), ["give the server's own host and port in --publisher"]);
+    assert_eq!(looked.advice("pooler"), ["give the server's own host and port in --publisher"]);
 
     let port = pooler(pair.subscriber.port()).await?;
     let looked = look(pair, &[&through("subscriber", port)], &[])?;
     assert_eq!(looked.among(&codes), ["session-through-pooler"], "{looked:?}");
     assert_eq!(
-        looked.mends("session-through-pooler"),
+        looked.advice("session-through-pooler"),
         ["give the server's own host and port in --subscriber"]
     );
     Ok(())

@@ -14,6 +14,8 @@ async fn a_publisher_that_looks_like_rds_has_its_own_ways() -> Result<()> {
         ..PairOptions::default()
     };
     let pair = Pair::with(14, 15, options).await?;
+    // Which is there on RDS.
+    pair.on_publisher().await?.batch_execute("CREATE ROLE rds_replication").await?;
     let as_app = format!("--publisher={}", pair.publisher.conninfo_as("app", DATABASE));
     let looked = look(&pair, &[&as_app], &[])?;
     assert!(looked.of("provider")[0].starts_with("Amazon RDS: "), "{looked:?}");

@@ -31,6 +31,7 @@ async fn what_the_publications_leave_out() -> Result<()> {
     let looked = look(pair, &["--publication=whole", "--publication=No"], &[])?;
     assert_eq!(looked.among(COVERAGE), ["publication-missing"]);
     assert_eq!(looked.of("publication-missing"), ["publication \"No\": does not exist on the publisher"]);
+    looked.mend(pair, &["publication-missing"]).await;
 
     stage
         .on_publisher(
@@ -55,8 +56,28 @@ async fn what_the_publications_leave_out() -> Result<()> {
     stage.on_publisher("CREATE PUBLICATION few FOR TABLE a, c, d, e, parts").await;
     let looked = look(pair, &["--publication=few"], &[])?;
     assert_eq!(looked.mends("tables-not-published"), ["ALTER PUBLICATION few ADD TABLE public.b;"]);
-    stage.on_publisher(&looked.mends("tables-not-published")[0]).await;
+    looked.mend(pair, &["tables-not-published"]).await;
     assert!(look(pair, &["--publication=few"], &[])?.among(COVERAGE).is_empty());
+    // Of several one is chosen that publishes inserts, and the others keep what they publish.
+    let looked = look(pair, &["--publication=pub", "--publication=ends"], &[])?;
+    assert_eq!(looked.mends("tables-not-published"), ["ALTER PUBLICATION pub ADD TABLE public.b;"]);
+    let inserts = "ALTER PUBLICATION ends SET (publish = 'insert, delete');";
+    assert_eq!(looked.mends("inserts-not-published"), [inserts]);
+    looked.mend(pair, &["tables-not-published", "inserts-not-published"]).await;
+    // What the publisher has not, or cannot publish, is said and not tried.
+    stage.pair.on_both("CREATE UNLOGGED TABLE fleeting (id serial PRIMARY KEY)").await?;
+    stage.on_subscriber("ALTER TABLE fleeting SET LOGGED; CREATE TABLE mine (id serial PRIMARY KEY)").await;
+    let looked = look(pair, &["--publication=few"], &[])?;
+    assert_eq!(
+        looked.of("tables-not-published"),
+        ["publication few: 2 not published: public.fleeting, public.mine"]
+    );
+    assert_eq!(looked.mends("tables-not-published"), [""]);
+    let advice = &looked.advice("tables-not-published")[0];
+    assert!(advice.starts_with("public.mine is not on the publisher; "), "{advice}");
+    assert!(advice.ends_with("; public.fleeting is unlogged, and cannot be published"), "{advice}");
+    stage.on_subscriber("DROP TABLE mine, fleeting").await;
+    stage.on_publisher("DROP TABLE fleeting").await;
     // A table of another name on the subscriber.
     stage.on_subscriber("ALTER TABLE a RENAME TO renamed").await;
     let flags = ["--publication=whole", "--rename=public.a=public.renamed"];
@@ -93,7 +114,7 @@ async fn publications_that_break_the_applications_statements() -> Result<()> {
         // It is as it says.
         let update = format!("UPDATE {table} SET id = id");
         stage.publisher.batch_execute(&update).await.unwrap_err();
-        stage.on_publisher(&looked.mends(code)[0]).await;
+        looked.mend(pair, &[code]).await;
         stage.on_publisher(&update).await;
         assert!(look(pair, &[], &[])?.of(code).is_empty(), "{make}");
         stage.on_publisher("DROP PUBLICATION bad").await;

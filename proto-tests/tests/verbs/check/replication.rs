@@ -32,7 +32,10 @@ async fn the_states_of_our_slot() -> Result<()> {
     let stage = Stage::with(14, 16, TABLE).await?;
     let pair = &stage.pair;
     assert_eq!(look(pair, OURS, &[])?.among(SLOT), ["slot-missing"]);
-    assert_eq!(look(pair, OURS, &[("SEQSHADOW_CREATE_SLOT", "off")])?.among(SLOT), ["slot-not-made"]);
+    let looked = look(pair, OURS, &[("SEQSHADOW_CREATE_SLOT", "off")])?;
+    assert_eq!(looked.among(SLOT), ["slot-not-made"]);
+    looked.mend(pair, &["slot-not-made"]).await;
+    stage.on_publisher("SELECT pg_drop_replication_slot('ours')").await;
     assert!(look(pair, &[], &[])?.among(SLOT).is_empty(), "none is named");
 
     pair.publish(&Publication::all("pub")).await?;
@@ -49,10 +52,7 @@ async fn the_states_of_our_slot() -> Result<()> {
     let low = [("SEQSHADOW_MAX_RETAINED_WAL", "64MiB")];
     let looked = look(pair, OURS, &low)?;
     assert_eq!(looked.among(SLOT), ["slot-retains-wal"]);
-    assert_eq!(
-        looked.mends("slot-retains-wal"),
-        ["start the sidecar, or: SELECT pg_drop_replication_slot('ours');"]
-    );
+    assert_eq!(looked.mends("slot-retains-wal"), ["SELECT pg_drop_replication_slot('ours');"]);
     assert!(look(pair, OURS, &[])?.among(SLOT).is_empty(), "1 GiB may be held back");
     let looked = look(pair, &["--slot=other"], &low)?;
     assert_eq!(looked.among(SLOT), ["slot-missing", "inactive-slot"]);
@@ -71,6 +71,20 @@ async fn the_states_of_our_slot() -> Result<()> {
     stage.on_publisher("CHECKPOINT").await;
     let looked = look(pair, OURS, &low)?;
     assert_eq!(looked.among(SLOT), ["slot-lost"]);
+    looked_at_wal(&stage, &low).await
+}
+
+/// Slots that hold back WAL go as it says.
+async fn looked_at_wal(stage: &Stage, low: &[(&str, &str)]) -> Result<()> {
+    let pair = &stage.pair;
+    super::configure(&pair.publisher, &[("max_slot_wal_keep_size", "-1")]).await?;
+    stage.on_publisher("SELECT pg_drop_replication_slot('ours')").await;
+    stage.on_publisher("SELECT pg_create_logical_replication_slot('ours', 'pgoutput')").await;
+    write_wal(stage).await;
+    look(pair, &["--slot=other"], low)?.mend(pair, &["inactive-slot"]).await;
+    stage.on_publisher("SELECT pg_create_logical_replication_slot('ours', 'pgoutput')").await;
+    write_wal(stage).await;
+    look(pair, OURS, low)?.mend(pair, &["slot-retains-wal"]).await;
     Ok(())
 }
 
@@ -84,9 +98,8 @@ async fn a_role_that_may_not_replicate() -> Result<()> {
         let looked = look(pair, &[&as_app], &[])?;
         let refused = looked.of("replication-refused");
         assert!(refused[0].starts_with("role app: may not replicate: "), "{refused:?}");
-        let mends = looked.mends("replication-refused");
-        assert_eq!(mends, ["ALTER ROLE app REPLICATION;"]);
-        stage.on_publisher(&mends[0]).await;
+        assert_eq!(looked.mends("replication-refused"), ["ALTER ROLE app REPLICATION;"]);
+        looked.mend(pair, &["replication-refused"]).await;
         assert!(look(pair, &[&as_app], &[])?.of("replication-refused").is_empty());
     }
     Ok(())
@@ -107,7 +120,7 @@ async fn transactions_that_delay_the_making_of_our_slot() -> Result<()> {
         looked.of("writers-hidden"),
         [format!("1 transaction: writing, for how long is hidden from our role: pid {pid}")]
     );
-    stage.on_publisher(&looked.mends("writers-hidden")[0]).await;
+    looked.mend(pair, &["writers-hidden"]).await;
     assert!(look(pair, &[], &[])?.among(&codes).is_empty(), "it has not written for long");
 
     // Nobody wants to wait for a minute: the server says that it began two minutes earlier.
@@ -134,11 +147,8 @@ async fn transactions_that_delay_the_making_of_our_slot() -> Result<()> {
         looked.of("long-writing-transaction"),
         [format!("1 transaction: writing for long, delays the making of our slot: pid {pid} (2 min)")]
     );
-    assert_eq!(
-        looked.mends("long-writing-transaction"),
-        [format!("wait, or: SELECT pg_terminate_backend({pid});")]
-    );
-    writer.batch_execute("COMMIT").await?;
+    assert_eq!(looked.mends("long-writing-transaction"), [format!("SELECT pg_terminate_backend({pid});")]);
+    looked.mend(pair, &["long-writing-transaction"]).await;
     assert!(look(pair, &[], &[])?.among(&codes).is_empty());
     Ok(())
 }

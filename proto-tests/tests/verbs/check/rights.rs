@@ -1,6 +1,6 @@
 //! What our roles may do. The findings' own SQL mends them.
 
-use super::{Findings, look};
+use super::look;
 use anyhow::Result;
 use proto_tests::pair::Pair;
 
@@ -15,17 +15,6 @@ const RIGHTS: &[&str] = &[
     "subscriber-sequence-select",
     "subscriber-column-select",
 ];
-
-async fn mend(pair: &Pair, looked: &Findings, codes: &[&str]) -> Result<()> {
-    let (publisher, subscriber) = pair.clients().await?;
-    for code in codes {
-        let client = if code.starts_with("publisher") { &publisher } else { &subscriber };
-        for sql in looked.mends(code) {
-            client.batch_execute(&sql).await?;
-        }
-    }
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_granted_is_found_by_schema_and_mended() -> Result<()> {
@@ -56,11 +45,12 @@ async fn what_is_not_granted_is_found_by_schema_and_mended() -> Result<()> {
         );
         assert_eq!(
             looked.mends("publisher-schema-usage"),
-            ["GRANT USAGE ON SCHEMA \"The shop\" TO shadow; \
+            ["GRANT USAGE ON SCHEMA \"The shop\" TO shadow;\n\
               GRANT SELECT ON ALL SEQUENCES IN SCHEMA \"The shop\" TO shadow;"]
         );
 
-        pair.on_both("GRANT USAGE ON SCHEMA \"The shop\" TO shadow").await?;
+        looked.mend(&pair, &closed).await;
+        pair.on_both("REVOKE ALL ON ALL SEQUENCES IN SCHEMA \"The shop\" FROM shadow").await?;
         let looked = look(&pair, flags, &[])?;
         let bare = [
             "publisher-sequence-select",
@@ -70,7 +60,7 @@ async fn what_is_not_granted_is_found_by_schema_and_mended() -> Result<()> {
             "subscriber-column-select",
         ];
         assert_eq!(looked.among(RIGHTS), bare);
-        mend(&pair, &looked, &bare).await?;
+        looked.mend(&pair, &bare).await;
         assert!(look(&pair, flags, &[])?.among(RIGHTS).is_empty());
     }
     Ok(())
@@ -94,7 +84,7 @@ async fn rights_that_are_half_there() -> Result<()> {
         let looked = look(&pair, &[], &[])?;
         assert_eq!(looked.among(RIGHTS), [code], "{revoked}");
         assert!(looked.of(code)[0].ends_with(": a_id_seq"), "{looked:?}");
-        mend(&pair, &looked, &[code]).await?;
+        looked.mend(&pair, &[code]).await;
         assert!(look(&pair, &[], &[])?.among(RIGHTS).is_empty(), "{revoked}");
     }
     subscriber.batch_execute("REVOKE SELECT ON a, b FROM shadow").await?;
@@ -104,7 +94,7 @@ async fn rights_that_are_half_there() -> Result<()> {
         looked.of("subscriber-column-select"),
         ["schema public: our role may not read the id columns: public.a.id, public.b.id"]
     );
-    mend(&pair, &looked, &["subscriber-column-select"]).await?;
+    looked.mend(&pair, &["subscriber-column-select"]).await;
     assert!(look(&pair, &[], &[])?.among(RIGHTS).is_empty());
     // What is excluded is nobody's business.
     subscriber.batch_execute("REVOKE ALL ON SEQUENCE b_id_seq FROM shadow").await?;

@@ -66,16 +66,18 @@ async fn tables_columns_and_keys_that_differ() {
     assert_eq!(findings.of("primary-key-differs"), keys);
 
     let mendable = [
+        "table-missing",
         "column-missing",
         "column-required",
         "column-type-differs",
         "primary-key-differs",
+        "sequence-missing",
         "column-default-missing",
     ];
-    findings.mend(&stage, &mendable).await;
+    findings.mend(&stage.pair, &mendable).await;
     stage
         .on_subscriber(
-            "DROP VIEW seen; CREATE TABLE seen (id int PRIMARY KEY); CREATE TABLE \"New\" (id int PRIMARY KEY);
+            "DROP VIEW seen; CREATE TABLE seen (id int PRIMARY KEY);
              ALTER TABLE b ALTER id TYPE int",
         )
         .await;
@@ -131,7 +133,7 @@ async fn a_generated_column_that_is_published() {
     let generated = "public.g.b: is generated on the publisher, and a plain column on the subscriber";
     assert_eq!(findings.of("column-default-missing"), [generated]);
     stage.on_subscriber("DROP SUBSCRIPTION sub").await;
-    findings.mend(&stage, &["column-default-missing"]).await;
+    findings.mend(&stage.pair, &["column-default-missing"]).await;
     stage.on_subscriber("INSERT INTO g (id, a) VALUES (1, 21)").await;
     let doubled = stage.subscriber.query_one("SELECT b FROM g", &[]).await.unwrap();
     assert_eq!(doubled.get::<_, i32>(0), 42);
@@ -144,7 +146,7 @@ async fn extensions() {
     stage.on_subscriber("DROP EXTENSION plpgsql").await;
     let findings = Findings::of_pair(&stage.pair).unwrap();
     assert_eq!(findings.of("extension-missing"), ["plpgsql: is not on the subscriber"]);
-    findings.mend(&stage, &["extension-missing"]).await;
+    findings.mend(&stage.pair, &["extension-missing"]).await;
     Findings::of_pair(&stage.pair).unwrap().expect_none_of(&CODES);
     stage.on_publisher("UPDATE pg_extension SET extversion = '1.5', extname = 'plpgsql'").await;
     let version = "plpgsql: is version 1.5 on the publisher and 1.0 on the subscriber";
@@ -152,4 +154,104 @@ async fn extensions() {
     stage.on_publisher("UPDATE pg_extension SET extname = 'elsewhere'").await;
     let missing = "elsewhere: is not on the subscriber, nor are its files on that server";
     assert_eq!(Findings::of_pair(&stage.pair).unwrap().of("extension-missing"), [missing]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_are_missing_where_rows_are() {
+    let ddl =
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY LIST (id);
+               CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1);
+               CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2)";
+    let stage = Stage::replicating(15, 13, ddl).await.unwrap();
+    stage.on_subscriber("INSERT INTO t VALUES (1); INSERT INTO parts VALUES (1), (2)").await;
+    stage
+        .on_publisher(
+            "CREATE TYPE mood AS ENUM ('good'); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+             ALTER TABLE t ADD p int NOT NULL DEFAULT 3, ADD q text NOT NULL, ADD r mood, ADD s serial;
+             ALTER TABLE parts ADD z int NOT NULL DEFAULT f()",
+        )
+        .await;
+    let code = "column-missing";
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    // Of so many the statements are told together.
+    let mends = findings.mends(code).join("\n");
+    let expected = [
+        "ALTER TABLE public.parts ADD COLUMN IF NOT EXISTS z integer;",
+        "ALTER TABLE public.t ADD COLUMN IF NOT EXISTS p integer DEFAULT 3 NOT NULL;",
+        "ALTER TABLE public.t ADD COLUMN IF NOT EXISTS q text;",
+        "ALTER TABLE public.t ADD COLUMN IF NOT EXISTS s integer;",
+    ];
+    assert_eq!(mends.lines().collect::<Vec<_>>(), expected);
+    let advice = findings.advice(code).join("\n");
+    for said in [
+        "its type public.mood is not on the subscriber either",
+        "once no row has NULL, ALTER TABLE public.t ALTER COLUMN q SET NOT NULL",
+    ] {
+        assert!(advice.contains(said), "{advice}");
+    }
+    stage.on_subscriber("CREATE TYPE mood AS ENUM ('good')").await;
+    Findings::of_pair(&stage.pair).unwrap().mend(&stage.pair, &[code]).await;
+    let not_null = "SELECT attnotnull FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'p'";
+    assert!(stage.subscriber.query_one(not_null, &[]).await.unwrap().get::<_, bool>(0));
+
+    // What their defaults use comes, or has to come first.
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    let advice = findings.advice("column-default-missing");
+    let lacks = "public.f is not on the subscriber, and its default uses it: make that first";
+    let comes = "what mends sequence-missing gives it its default, too";
+    assert_eq!(advice, [lacks, lacks, comes]);
+    stage.on_subscriber("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'").await;
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    findings.mend(&stage.pair, &["sequence-missing", "column-default-missing"]).await;
+    Findings::of_pair(&stage.pair).unwrap().expect_none_of(&CODES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_that_nothing_assigns_to_each_other() {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 5, d date, x numeric(5, 1), v int, w int DEFAULT 1);
+               CREATE TABLE parts (id int, k int) PARTITION BY LIST (k);
+               CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1);
+               CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2)";
+    let stage = Stage::replicating(14, 16, ddl).await.unwrap();
+    stage
+        .on_subscriber(
+            "DROP TABLE parts; ALTER TABLE t ALTER n DROP DEFAULT, ALTER n TYPE text, ALTER x TYPE text, ALTER v TYPE text,
+                                             ALTER w DROP DEFAULT, ALTER w TYPE boolean USING true;
+             ALTER TABLE t ALTER n SET DEFAULT '7', ALTER w SET DEFAULT false, DROP d, ADD d int;
+             CREATE VIEW seen AS SELECT v FROM t; INSERT INTO t VALUES (1, '12', '1.25', '3', true);
+             CREATE TABLE parts (id text, k int) PARTITION BY LIST (k);
+             CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1);
+             CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2); GRANT SELECT ON parts, part_1, part_2 TO shadow",
+        )
+        .await;
+    let code = "column-type-differs";
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    let viewed =
+        "a view uses it, so that its type cannot be changed: drop that first, then ALTER TABLE public.t";
+    assert!(findings.advice(code).join("\n").contains(viewed), "{findings:?}");
+    stage.on_subscriber("DROP VIEW seen").await;
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    findings.mend(&stage.pair, &[code]).await;
+    stage.on_subscriber("INSERT INTO t (id) VALUES (2)").await;
+    let sql = "SELECT string_agg(concat_ws(' ', id, n, d, x, v, w), ', ' ORDER BY id) FROM t";
+    let rows: String = stage.subscriber.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(rows, "1 12 1.3 3 1, 2 5 1");
+    Findings::of_pair(&stage.pair).unwrap().expect_none_of(&CODES);
+}
+
+/// All that a bare copy of a table lacks, mended in the order of the report.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_on_a_column_that_may_be_null() {
+    let stage = Stage::replicating(17, 12, "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY, x int)")
+        .await
+        .unwrap();
+    stage
+        .on_subscriber("ALTER TABLE t ALTER id DROP IDENTITY, ALTER id DROP NOT NULL, ALTER id TYPE bigint")
+        .await;
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    assert!(findings.mends("column-default-missing")[0].is_empty(), "{findings:?}");
+    findings.mend(&stage.pair, &["sequence-missing", "column-default-missing"]).await;
+    stage.on_subscriber("ALTER TABLE t ALTER id DROP IDENTITY; ALTER TABLE t ALTER id DROP NOT NULL").await;
+    let excluded = Findings::with(&stage.pair, &["--exclude-sequence=public.t_id_seq"]).unwrap();
+    excluded.mend(&stage.pair, &["column-default-missing"]).await;
 }

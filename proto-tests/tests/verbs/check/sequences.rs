@@ -75,7 +75,7 @@ async fn what_keeps_a_sequence_from_being_followed_simply() {
     let gap =
         "public.plain_id_seq: public.plain.id was not looked at: the column has no index; --full scans it";
     assert_eq!(findings.of("ids-not-looked-at"), [gap]);
-    findings.mend(&stage, &["sequence-held"]).await;
+    findings.mend(&stage.pair, &["sequence-held"]).await;
 
     for client in [&on_publisher, &on_subscriber] {
         client.batch_execute("ROLLBACK").await.unwrap();
@@ -111,7 +111,7 @@ async fn ids_inside_text_are_told_once_whatever_setup_publishes() {
         "public.plain_id_seq: public.plain.id was not looked at: the column has no index; --full scans it",
     ];
     assert_eq!(narrow.of("ids-not-looked-at"), gaps);
-    assert!(narrow.mends("ids-not-looked-at").iter().all(|mend| mend.contains("--full")));
+    assert!(narrow.advice("ids-not-looked-at").iter().all(|advice| advice.contains("--full")));
     // Of these an index mends it.
     let but = "public.plain_id_seq: is covered, but UPDATEs of public.plain are not published in full, ids that they \
                set are not seen; id has no index to read it by";
@@ -125,4 +125,34 @@ async fn ids_inside_text_are_told_once_whatever_setup_publishes() {
     assert_eq!(verb::run(&stage.pair, "verify", &slot).unwrap().code(), 1);
     let full = verb::run(&stage.pair, "verify", &[slot[0], slot[1], "--full"]).unwrap();
     assert!(!full.all().contains("inside text"), "{}", full.all());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sequence_that_is_unlogged_on_the_subscriber_alone() {
+    let ddl = "CREATE TABLE a (id serial PRIMARY KEY); CREATE SEQUENCE loose;
+               CREATE TABLE b (id int PRIMARY KEY DEFAULT nextval('loose'))";
+    let stage = Stage::replicating(12, 16, ddl).await.unwrap();
+    assert!(found(&stage.pair, "sequence-unlogged", &[]).unwrap().is_empty());
+    stage.on_subscriber("ALTER TABLE a SET UNLOGGED; ALTER SEQUENCE loose SET UNLOGGED").await;
+    let findings = Findings::of_pair(&stage.pair).unwrap();
+    assert_eq!(findings.of("sequence-unlogged").len(), 2, "{findings:?}");
+    findings.mend(&stage.pair, &["sequence-unlogged"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_to_look_at_ids_is_given_as_it_says() {
+    let ddl = "CREATE SEQUENCE no; CREATE TABLE a (id int PRIMARY KEY DEFAULT nextval('no'), n bigint DEFAULT nextval('no'))";
+    let stage = Stage::replicating(18, 14, ddl).await.unwrap();
+    stage.pair.on_both("REVOKE SELECT ON a FROM shadow").await.unwrap();
+    stage.on_publisher("CREATE PUBLICATION narrow FOR TABLE a WITH (publish = 'insert')").await;
+    let findings = Findings::with(&stage.pair, &["--publication=narrow"]).unwrap();
+    let text = findings.of("ids-not-looked-at").join("\n");
+    assert!(!text.contains(";;"), "{text}");
+    assert!(text.contains("public.a.id was not looked at: our role may not read it"), "{findings:?}");
+    for sql in findings.mends("ids-not-looked-at") {
+        stage.on_subscriber(&sql).await;
+    }
+    let left =
+        Findings::with(&stage.pair, &["--publication=narrow"]).unwrap().of("ids-not-looked-at").join("\n");
+    assert!(!left.contains("our role may not read it"), "{left}");
 }

@@ -42,7 +42,8 @@ async fn no_room_for_a_slot_or_a_wal_sender() -> Result<()> {
     publisher.batch_execute(&slot("ours")).await?;
     let looked = look(&pair, &[], &[])?;
     assert_eq!(looked.among(ROOM), ["no-slot-free"]);
-    assert!(looked.mends("no-slot-free")[0].starts_with("ALTER SYSTEM SET max_replication_slots = 12;"));
+    assert_eq!(looked.mends("no-slot-free"), ["ALTER SYSTEM SET max_replication_slots = 12;"]);
+    assert!(looked.advice("no-slot-free")[0].contains("restart"), "{looked:?}");
     assert!(look(&pair, &["--slot=ours"], &[])?.among(ROOM).is_empty(), "it is there");
 
     drop(publisher);
@@ -90,7 +91,10 @@ const RETENTION: &[&str] = &["slot-wal-unlimited", "slot-wal-limit-small", "idle
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_much_wal_a_slot_may_hold_back_and_for_how_long() -> Result<()> {
     let pair = Pair::new(18, 14).await?;
-    assert_eq!(look(&pair, &[], &[])?.among(RETENTION), ["slot-wal-unlimited"]);
+    let looked = look(&pair, &[], &[])?;
+    assert_eq!(looked.among(RETENTION), ["slot-wal-unlimited"]);
+    looked.mend(&pair, &["slot-wal-unlimited"]).await;
+    pair.on_publisher().await?.batch_execute("ALTER SYSTEM RESET max_slot_wal_keep_size").await?;
     let temporary = [("SEQSHADOW_TEMPORARY_SLOT", "on")];
     assert!(look(&pair, &[], &temporary)?.among(RETENTION).is_empty());
     configure(
@@ -113,10 +117,9 @@ async fn how_much_wal_a_slot_may_hold_back_and_for_how_long() -> Result<()> {
     assert_eq!(look(&pair, &[], &less)?.among(RETENTION), ["idle-slot-timeout"]);
     assert_eq!(
         looked.mends("slot-wal-limit-small"),
-        ["ALTER SYSTEM SET max_slot_wal_keep_size = '2048MB'; SELECT pg_reload_conf();"]
+        ["ALTER SYSTEM SET max_slot_wal_keep_size = '2048MB';\nSELECT pg_reload_conf();"]
     );
-    configure(&pair.publisher, &[("max_slot_wal_keep_size", "2GB"), ("idle_replication_slot_timeout", "0")])
-        .await?;
+    looked.mend(&pair, &["slot-wal-limit-small", "idle-slot-timeout"]).await;
     assert!(look(&pair, &[], &[])?.among(RETENTION).is_empty());
     let old = Pair::new(12, 14).await?;
     assert_eq!(look(&old, &[], &[])?.among(RETENTION), ["slot-wal-unlimited"], "12 has no limit at all");
@@ -127,11 +130,21 @@ async fn how_much_wal_a_slot_may_hold_back_and_for_how_long() -> Result<()> {
 async fn commits_that_would_wait_for_us() -> Result<()> {
     let pair = Pair::new(14, 18).await?;
     let code = "synchronous-standby";
+    let publisher = pair.on_publisher().await?;
     for (names, is_us) in [("FIRST 1 (a, b)", false), ("*", true), ("ANY 1 (a, SeqShadow)", true)] {
         configure(&pair.publisher, &[("synchronous_standby_names", names)]).await?;
-        let found = found(&pair, code, &[])?;
+        let looked = look(&pair, &[], &[])?;
+        let found = looked.of(code);
         assert_eq!(found.len(), usize::from(is_us), "{names}: {found:?}");
         assert!(found.iter().all(|found| found.contains(names)), "{found:?}");
+        if names == "*" {
+            // Who else is meant is not ours to say.
+            assert_eq!(looked.mends(code), [""]);
+        } else if is_us {
+            looked.mend(&pair, &[code]).await;
+            let left: String = publisher.query_one("SHOW synchronous_standby_names", &[]).await?.get(0);
+            assert_eq!(left, "ANY 1 (a)");
+        }
     }
     Ok(())
 }

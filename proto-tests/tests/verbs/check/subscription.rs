@@ -70,7 +70,7 @@ async fn a_subscription_that_fails() -> Result<()> {
         stage.on_subscriber("DELETE FROM b").await;
         pair.wait_for_sync().await?;
         assert_eq!(look(pair, &[], &[])?.among(CODES), ["subscription-errors"], "until it is acknowledged");
-        stage.on_subscriber(&looked.mends("subscription-errors")[0]).await;
+        looked.mend(pair, &["subscription-errors"]).await;
         assert!(look(pair, &[], &[])?.among(CODES).is_empty());
 
         // So does one that stops the changes.
@@ -82,13 +82,13 @@ async fn a_subscription_that_fails() -> Result<()> {
         assert!(found[0].ends_with(" times while applying, 0 while copying"), "{found:?}");
         stage.on_subscriber("DELETE FROM a").await;
         pair.catch_up().await?;
-        stage.on_subscriber(&looked.mends("subscription-errors")[0]).await;
+        looked.mend(pair, &["subscription-errors"]).await;
         assert!(look(pair, &[], &[])?.among(CODES).is_empty());
 
         stage.on_subscriber("ALTER SUBSCRIPTION sub SET (disable_on_error = true)").await;
         let looked = look(pair, &[], &[])?;
         assert_eq!(looked.among(CODES), ["disable-on-error"]);
-        stage.on_subscriber(&looked.mends("disable-on-error")[0]).await;
+        looked.mend(pair, &["disable-on-error"]).await;
         assert!(look(pair, &[], &[])?.among(CODES).is_empty());
     }
     Ok(())
@@ -107,7 +107,7 @@ async fn a_subscription_that_does_not_work() -> Result<()> {
     disable(pair).await?;
     let looked = look(pair, &[], &[])?;
     assert_eq!(looked.among(CODES), ["subscription-disabled"]);
-    stage.on_subscriber(&looked.mends("subscription-disabled")[0]).await;
+    looked.mend(pair, &["subscription-disabled"]).await;
     let worker = "SELECT EXISTS (SELECT FROM pg_stat_subscription WHERE pid IS NOT NULL)";
     wait_for(&pair.subscriber_conninfo(), "the worker", worker).await?;
     assert!(look(pair, &[], &[])?.among(CODES).is_empty());
@@ -126,7 +126,7 @@ async fn a_subscription_that_does_not_work() -> Result<()> {
     assert_eq!(
         looked.of("subscription-slot-lost"),
         [
-            "slot sub: is that of subscription sub, which cannot go on: its WAL was removed (max_slot_wal_keep_size)"
+            "subscription sub: has the slot sub, and cannot go on with it: its WAL was removed (max_slot_wal_keep_size)"
         ]
     );
 
@@ -134,16 +134,39 @@ async fn a_subscription_that_does_not_work() -> Result<()> {
     let looked = look(pair, &[], &[])?;
     assert_eq!(
         looked.of("subscription-slot-missing"),
-        ["slot sub: is that of subscription sub, and is not there"]
+        ["subscription sub: has the slot sub, which is not there on the publisher"]
     );
+    looked.mend(pair, &["subscription-slot-missing"]).await;
     let subscriber = pair.on_subscriber().await?;
-    subscriber.batch_execute("ALTER SUBSCRIPTION sub DISABLE").await?;
+    subscriber
+        .batch_execute(
+            "CREATE SUBSCRIPTION sub CONNECTION 'dbname=none' PUBLICATION pub WITH (connect = false)",
+        )
+        .await?;
     subscriber.batch_execute("ALTER SUBSCRIPTION sub SET (slot_name = NONE)").await?;
     let looked = look(pair, &[], &[])?;
     assert_eq!(
         looked.of("subscription-slot-missing"),
         ["subscription sub: has no slot (slot_name is NONE): it cannot be enabled"]
     );
+    assert_eq!(looked.mends("subscription-disabled"), [""], "it has no slot");
+    looked.mend(pair, &["subscription-slot-missing"]).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_whose_slot_is_lost() -> Result<()> {
+    let stage = Stage::replicating(17, 13, TABLE).await?;
+    let pair = &stage.pair;
+    disable(pair).await?;
+    configure(&pair.publisher, &[("max_slot_wal_keep_size", "1MB")]).await?;
+    for _ in 0..3 {
+        stage.on_publisher("SELECT pg_logical_emit_message(true, 'x', ''); SELECT pg_switch_wal()").await;
+    }
+    stage.on_publisher("CHECKPOINT").await;
+    look(pair, &[], &[])?.mend(pair, &["subscription-slot-lost"]).await;
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    assert_eq!(stage.publisher.query_one(slots, &[]).await?.get::<_, i64>(0), 0, "it goes with it");
     Ok(())
 }
 
@@ -153,5 +176,13 @@ async fn a_table_that_no_subscription_knows() {
     assert!(found(&stage.pair, "table-not-subscribed", &[]).unwrap().is_empty());
     stage.pair.on_both("CREATE TABLE late (id serial PRIMARY KEY)").await.unwrap();
     let expected = ["1 table: published, and not known to any subscription: public.late"];
-    assert_eq!(found(&stage.pair, "table-not-subscribed", &[]).unwrap(), expected);
+    let looked = look(&stage.pair, &[], &[]).unwrap();
+    assert_eq!(looked.of("table-not-subscribed"), expected);
+    looked.mend(&stage.pair, &["table-not-subscribed"]).await;
+    // One that is not on the subscriber has to be made first.
+    stage.on_publisher("CREATE TABLE later (id serial PRIMARY KEY)").await;
+    let looked = look(&stage.pair, &[], &[]).unwrap();
+    assert_eq!(looked.mends("table-not-subscribed"), [""]);
+    let advice = "public.later is not on the subscriber: make that first, then ALTER SUBSCRIPTION sub REFRESH PUBLICATION";
+    assert_eq!(looked.advice("table-not-subscribed"), [advice]);
 }

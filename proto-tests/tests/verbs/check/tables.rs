@@ -55,7 +55,7 @@ async fn tables_whose_rows_cannot_be_told_apart() {
         let refused = stage.publisher.batch_execute(&format!("DELETE FROM {table}")).await;
         assert!(refused.is_err(), "{table}");
     }
-    findings.mend(&stage, &["replica-identity"]).await;
+    findings.mend(&stage.pair, &["replica-identity"]).await;
     for table in ["a", "b", "bare", "late", "part_1"] {
         stage.on_publisher(&format!("DELETE FROM {table}")).await;
     }
@@ -77,6 +77,8 @@ async fn identities_matter_only_for_what_publishes_changes() {
     let findings = Findings::of_pair(&stage.pair).unwrap();
     assert_eq!(findings.of("replica-identity-needed"), [needed]);
     findings.expect_none_of(&["replica-identity"]);
+    findings.mend(&stage.pair, &["replica-identity-needed"]).await;
+    stage.on_publisher("ALTER TABLE a REPLICA IDENTITY DEFAULT").await;
     stage.on_publisher("CREATE PUBLICATION inserts FOR ALL TABLES WITH (publish = 'insert, truncate')").await;
     Findings::with(&stage.pair, &["--publication=inserts"]).unwrap().expect_none_of(&CODES);
 }
@@ -99,7 +101,7 @@ async fn what_is_not_replicated_at_all() {
     let seen =
         "public.seen: is a materialized view: it is to be refreshed on the subscriber after the cutover";
     assert_eq!(findings.of("materialized-view"), [seen]);
-    findings.mend(&stage, &["table-unlogged"]).await;
+    findings.mend(&stage.pair, &["table-unlogged"]).await;
     stage.on_publisher("DROP MATERIALIZED VIEW seen; DROP FOREIGN TABLE far").await;
     Findings::of_pair(&stage.pair).unwrap().expect_none_of(&CODES);
 }
@@ -115,7 +117,7 @@ async fn an_index_of_the_publisher_that_nobody_uses() {
     let invalid = "public.twice: is invalid, on public.b: the making of it failed, or has not ended";
     assert_eq!(findings.of("index-invalid"), [invalid]);
     stage.on_publisher("UPDATE b SET x = id").await;
-    findings.mend(&stage, &["index-invalid"]).await;
+    findings.mend(&stage.pair, &["index-invalid"]).await;
     Findings::of_pair(&stage.pair).unwrap().expect_none_of(&["index-invalid"]);
 }
 
@@ -172,7 +174,7 @@ async fn what_slows_or_stops_the_subscriber() {
     stage
         .on_subscriber("DROP INDEX twice; ALTER TABLE c DROP CONSTRAINT strict, DROP CONSTRAINT apart")
         .await;
-    findings.mend(&stage, &["table-not-analyzed", "trigger-on-apply"]).await;
+    findings.mend(&stage.pair, &["table-not-analyzed", "trigger-on-apply"]).await;
     wait_until("the statistics of b", PATIENCE, async || {
         let sql = "SELECT last_analyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'b'";
         Ok(Probe::when(client.query_one(sql, &[]).await?.get(0), || "not analyzed".to_owned()))

@@ -23,6 +23,7 @@ async fn what_a_server_refuses_to_answer_is_said_and_the_rest_too() -> Result<()
     assert!(looked.of("not-looked-at")[0].starts_with("the sequences: could not be looked at"), "{looked:?}");
     let others = ["slot-wal-unlimited", "subscription-disabled"];
     assert_eq!(looked.among(&others), others, "{looked:?}");
+    looked.expect_none_of(&["sequence-missing"]);
 
     // One connection to the publisher is all there is.
     stage.on_publisher("GRANT SELECT ON pg_sequence TO PUBLIC; ALTER ROLE shadow CONNECTION LIMIT 1").await;

@@ -75,6 +75,7 @@ async fn what_an_earlier_cutover_stopped_stays_stopped_when_the_next_one_fails()
     let publisher = format!("--publisher={}", stage.pair.publisher_conninfo());
     let abort = verb::run(&stage.pair, "cutover", &[&publisher, "--abort"]).unwrap();
     assert!(abort.stdout.contains("go on again"), "{}", abort.all());
+    assert!(abort.stdout.lines().all(|line| line.chars().count() <= 80), "{}", abort.all());
     assert!(database_settings(&stage.pair).await.is_empty());
 }
 
