@@ -183,16 +183,20 @@ fn told(finding: &Finding) -> String {
 /// A line of SQL, or of a shell with `broken_by` at the end of a line that goes on, in lines of at most `width` where it
 /// can be broken: at a space that is in no quotes. Those that go on are indented.
 fn fold(line: &str, width: usize, broken_by: &str) -> Vec<String> {
-    let indent = if line.starts_with(' ') { "    " } else { "  " };
+    let text = line.trim_start_matches(' ');
+    let (begin, _) = line.split_at(line.len() - text.len());
+    let indent = if begin.is_empty() { "  " } else { "    " };
     let mut lines = Vec::new();
-    let mut current = String::new();
-    for word in words(line) {
-        let fits = current.chars().count() + 1 + word.chars().count() + broken_by.chars().count() <= width;
+    let mut current = begin.to_owned();
+    let mut words = words(text).into_iter().peekable();
+    while let Some(word) = words.next() {
+        let broken_by_here = if words.peek().is_some() { broken_by.chars().count() } else { 0 };
+        let fits = current.chars().count() + 1 + word.chars().count() + broken_by_here <= width;
         if !current.trim().is_empty() && !fits {
             lines.push(format!("{current}{broken_by}"));
             current = format!("{indent}{word}");
         } else {
-            if !current.is_empty() {
+            if !current.trim().is_empty() {
                 current.push(' ');
             }
             current.push_str(word);

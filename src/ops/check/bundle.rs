@@ -44,13 +44,10 @@ fn together(group: &[Finding], thing: &str) -> Option<Finding> {
     let mends: Vec<String> =
         group.iter().filter_map(|finding| finding.mend.as_deref()).flat_map(statements).collect();
     let is_schema = |statement: &str| statement.starts_with("CREATE SCHEMA ");
-    let mut mends: Vec<&str> = mends
-        .iter()
-        .map(String::as_str)
-        .filter(|statement| !is_schema(statement) || schemas.insert(*statement))
-        .rev()
-        .filter(|statement| known.insert(*statement))
-        .collect();
+    let mut mends: Vec<&str> = mends.iter().map(String::as_str).collect();
+    mends.retain(|statement| !is_schema(statement) || schemas.insert(*statement));
+    mends.reverse();
+    mends.retain(|statement| known.insert(*statement));
     mends.reverse();
     let mut advice: Vec<&str> = Vec::new();
     for text in group.iter().filter_map(|finding| finding.advice.as_deref()) {
