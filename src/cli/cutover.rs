@@ -217,7 +217,12 @@ async fn gate(
         }
         Ok(Answer::Yes(certificate)) => {
             if !args.common.json {
-                verb::print(&yes(&certificate, screen.written.as_deref().unwrap_or("above")))?;
+                let written = screen.written.as_deref().unwrap_or("above");
+                // The writes stay stopped and the certificate is kept: that nobody reads of it makes it no refusal.
+                if let Err(error) = verb::print(&yes(&certificate, written)) {
+                    complain(&error);
+                    complain(&format!("it is a YES all the same; certificate: {written}"));
+                }
             }
             Ok(ExitCode::Success)
         }
@@ -274,14 +279,19 @@ impl Place {
         Ok(Some(Place { file, beside, path }))
     }
 
-    fn keep(mut self, text: &str) -> Result<String, OpsError> {
-        let kept = self
-            .file
-            .write_all(text.as_bytes())
-            .and_then(|()| self.file.sync_all())
-            .and_then(|()| std::fs::rename(&self.beside, &self.path));
-        kept.map_err(|source| OpsError::Io { what: self.path.display().to_string(), source })?;
+    /// All but its name.
+    fn write(&mut self, text: &str) -> Result<(), OpsError> {
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
+        written.map_err(|source| self.failed(source))
+    }
+
+    fn keep(self) -> Result<String, OpsError> {
+        std::fs::rename(&self.beside, &self.path).map_err(|source| self.failed(source))?;
         Ok(self.path.display().to_string())
+    }
+
+    fn failed(&self, source: std::io::Error) -> OpsError {
+        OpsError::Io { what: self.path.display().to_string(), source }
     }
 
     fn give_up(self) {
@@ -300,17 +310,19 @@ struct Screen {
 impl Watch for Screen {
     fn keep(&mut self, certificate: &Certificate) -> Result<(), OpsError> {
         let text = certificate.text()?;
-        match self.place.take() {
-            Some(place) => self.written = Some(place.keep(&text)?),
-            // A reader that has gone has no certificate.
-            None => std::io::stdout()
+        if let Some(place) = &mut self.place {
+            place.write(&text)?;
+        }
+        // A reader that has gone has no certificate: then there shall be none at its place either, so that comes last.
+        if self.place.is_none() || self.json {
+            std::io::stdout()
                 .lock()
                 .write_all(text.as_bytes())
                 .and_then(|()| std::io::stdout().flush())
-                .map_err(|source| OpsError::Io { what: "standard output".to_owned(), source })?,
+                .map_err(|source| OpsError::Io { what: "standard output".to_owned(), source })?;
         }
-        if self.json && self.written.is_some() {
-            verb::print(&text)?;
+        if let Some(place) = self.place.take() {
+            self.written = Some(place.keep()?);
         }
         Ok(())
     }
@@ -396,8 +408,13 @@ fn is_publisher_unreachable(error: &OpsError) -> bool {
 fn no(args: &CutoverArgs, shut: Shut) -> Result<ExitCode, OpsError> {
     let changed = if shut.writes_still_stopped {
         "The writes are STILL STOPPED: see above how to let them go on."
+    } else if shut.sequences_moved && args.cycle_back {
+        "Sequences of the subscriber were moved: forwards, which harms nothing; those with CYCLE to the publisher's \
+         state, perhaps back. Nothing else was changed."
     } else if shut.sequences_moved {
         "Sequences of the subscriber were moved forwards, which harms nothing; nothing else was changed."
+    } else if args.heartbeat.is_some() {
+        "Nothing was changed, but a heartbeat row may have been written."
     } else {
         "Nothing was changed."
     };

@@ -50,10 +50,9 @@ impl Applier {
         }
     }
 
-    /// Every subscription of the subscriber's database that the publisher feeds, this one first: the rows of all of them
-    /// have to be there.
+    /// This one, and every subscription of the subscriber's database that the publisher feeds: the rows of all of them
+    /// have to be there, whoever else applies some.
     async fn all_of(&self, sides: &Sides, publisher: &Client) -> Result<Vec<Applier>, Stop> {
-        let Applier::Subscription { name, .. } = self else { return Ok(vec![self.clone()]) };
         let now = subscriptions(sides).await?;
         let slots: Vec<&str> = now.iter().filter_map(|s| s.slot.as_deref()).collect();
         let sql = "SELECT slot_name::text FROM pg_replication_slots WHERE slot_name = ANY($1) AND database = current_database()";
@@ -61,7 +60,11 @@ impl Applier {
         let fed: Vec<String> =
             rows.iter().map(|row| Side::Publisher.get(row, 0)).collect::<Result<_, _>>()?;
         let mut all = vec![self.clone()];
-        for other in now.into_iter().filter(|s| s.name != *name) {
+        let is_this = |other: &Subscription| match self {
+            Applier::Subscription { name, .. } => other.name == *name,
+            Applier::Slot(_) | Applier::Heartbeat(_) => false,
+        };
+        for other in now.into_iter().filter(|other| !is_this(other)) {
             match &other.slot {
                 Some(slot) if fed.contains(slot) => {
                     all.push(Applier::Subscription { name: other.name, slot: slot.clone() });
@@ -100,19 +103,17 @@ impl Applier {
 
     /// Whether it could still do its work as it could before the pause, and for the same tables.
     pub(super) async fn check_again(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {
-        if matches!(self, Applier::Subscription { .. }) {
-            let now = subscriptions(sides).await?;
-            let same = |(one, other): (&Subscription, &Subscription)| {
-                (&one.name, &one.slot, &one.publications) == (&other.name, &other.slot, &other.publications)
-            };
-            if now.len() != sides.subscriptions.len() || !now.iter().zip(&sides.subscriptions).all(same) {
-                return Err(Blocker::new(
-                    "subscriptions-changed",
-                    "the subscriber's subscriptions are others than at the start of the cutover",
-                    "see who changed them, and try again",
-                )
-                .into());
-            }
+        let now = subscriptions(sides).await?;
+        let same = |(one, other): (&Subscription, &Subscription)| {
+            (&one.name, &one.slot, &one.publications) == (&other.name, &other.slot, &other.publications)
+        };
+        if now.len() != sides.subscriptions.len() || !now.iter().zip(&sides.subscriptions).all(same) {
+            return Err(Blocker::new(
+                "subscriptions-changed",
+                "the subscriber's subscriptions are others than at the start of the cutover",
+                "see who changed them, and try again",
+            )
+            .into());
         }
         self.check(sides, publisher).await
     }
@@ -122,11 +123,7 @@ impl Applier {
         for applier in self.all_of(sides, publisher).await? {
             applier.check_one(sides, publisher).await?;
         }
-        if matches!(self, Applier::Subscription { .. }) {
-            all_subscribed(sides, publisher).await
-        } else {
-            Ok(())
-        }
+        all_subscribed(sides, publisher).await
     }
 
     async fn check_one(&self, sides: &Sides, publisher: &Client) -> Result<(), Stop> {

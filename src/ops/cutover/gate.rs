@@ -85,8 +85,8 @@ impl<'a> Gate<'a> {
                 database: sides.publisher_conninfo.dbname().to_owned(),
                 ..Blocker::new(
                     "another-cutover",
-                    "another cutover of this database is under way",
-                    "wait for its end",
+                    "another cutover of this database is under way, or it is named twice in this call",
+                    "wait for its end; name each of the publisher's databases once",
                 )
             }
             .into());

@@ -210,8 +210,19 @@ async fn a_certificate_that_cannot_be_kept_is_none() {
     assert_eq!(cut.code(), 2, "{}", cut.all());
     assert!(database_settings(&stage.pair).await.is_empty());
     // The disk is full.
-    let (code, log) = on_a_full_disk(&stage.pair);
-    assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("go on again"), "{log}");
-    assert!(database_settings(&stage.pair).await.is_empty(), "{log}");
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = directory.path().join("certificate.json");
+    let place = format!("--certificate={}", certificate.display());
+    for flags in [&["--json"][..], &["--json", &place]] {
+        let (code, log) = on_a_full_disk(&stage.pair, flags);
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains("go on again"), "{log}");
+        assert!(database_settings(&stage.pair).await.is_empty(), "{log}");
+        assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none(), "{log}");
+    }
+    // A certificate that is kept is a yes, whether or not anybody reads of it.
+    let (code, log) = on_a_full_disk(&stage.pair, &[&place]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("it is a YES all the same") && certificate.exists(), "{log}");
+    assert!(!database_settings(&stage.pair).await.is_empty(), "{log}");
 }

@@ -4,6 +4,7 @@ mod attack;
 mod databases;
 mod function;
 mod killed;
+mod other_appliers;
 mod overlooked;
 mod pause;
 mod rights;
@@ -48,10 +49,11 @@ pub fn run(pair: &Pair, directory: &Path, flags: &[&str]) -> Finished {
 
 /// A cutover that stops the writes, as an administrator of the publisher, whose standard output nothing more goes into:
 /// its exit status, and what it says.
-pub fn on_a_full_disk(pair: &Pair) -> (Option<i32>, String) {
+pub fn on_a_full_disk(pair: &Pair, flags: &[&str]) -> (Option<i32>, String) {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let started = Command::new(proto_tests::binary::binary())
-        .args(["cutover", "--stop-writes", "--json"])
+        .args(["cutover", "--stop-writes"])
+        .args(flags)
         .arg(format!("--publisher={}", pair.publisher_conninfo()))
         .arg(format!("--subscriber={}", pair.shadow_subscriber_conninfo()))
         .env("SEQSHADOW_CONSOLE", "off")

@@ -66,7 +66,7 @@ async fn what_an_earlier_cutover_stopped_stays_stopped_when_the_next_one_fails()
     let first = run(&stage.pair, directory.path(), &["--stop-writes"]);
     assert_eq!(first.code(), 0, "{}", first.all());
     // The second one fails at the very end: there is no place for its certificate.
-    let (code, log) = on_a_full_disk(&stage.pair);
+    let (code, log) = on_a_full_disk(&stage.pair, &["--json"]);
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("was read-only by default before"), "{log}");
     assert_eq!(database_settings(&stage.pair).await, ["default_transaction_read_only=on"], "{log}");

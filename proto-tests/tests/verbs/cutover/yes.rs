@@ -139,7 +139,9 @@ async fn another_applier_is_waited_for_by_its_heartbeat_or_its_slot() {
     }
     let beats: i64 = stage.subscriber.query_one("SELECT count(*) FROM heartbeat", &[]).await.unwrap().get(0);
     assert_eq!(beats, 1);
-    stage.on_subscriber("ALTER SUBSCRIPTION sub DISABLE").await;
+    let holder = stage.pair.on_subscriber().await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE heartbeat IN SHARE MODE").await.unwrap();
+    stage.on_publisher("INSERT INTO heartbeat (token) VALUES ('waits for the lock')").await;
     for flag in ["--heartbeat=public.heartbeat", "--applier-slot=sub"] {
         let directory = tempfile::tempdir().unwrap();
         let cut = run(&stage.pair, directory.path(), &[flag, "--wait=1s"]);
