@@ -748,3 +748,174 @@ async fn cycle_back_and_refused() {
     println!("next {next}, was 301");
     assert_eq!(next, 301);
 }
+
+/// A published table that the forward subscription has never heard of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reverse_and_a_table_that_was_never_subscribed() {
+    let stage = Stage::replicating(15, 17, crate::reverse::TABLES).await.unwrap();
+    stage.pair.on_both("CREATE TABLE fresh (id bigserial PRIMARY KEY, note text)").await.unwrap();
+    stage.on_publisher("INSERT INTO fresh (note) SELECT 'x' FROM generate_series(1, 20)").await;
+    stage.pair.catch_up().await.unwrap();
+    stage.on_publisher(READ_ONLY).await;
+    let done = reverse(&stage.pair, &["--apply"]);
+    show("reverse with a table that was never subscribed", &done);
+    let rows: i64 = stage.subscriber.query_one("SELECT count(*) FROM fresh", &[]).await.unwrap().get(0);
+    println!("rows of fresh on the new server: {rows} of 20");
+    assert_ne!(done.code(), 0);
+}
+
+/// What status says of a sequence of which nothing is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_of_nothing_known() {
+    let stage = at_rest(15, 18).await;
+    stage.on_publisher("REVOKE ALL ON orders_id_seq FROM shadow; REVOKE ALL ON orders FROM shadow").await;
+    stage.on_subscriber("ALTER TABLE orders DROP CONSTRAINT orders_pkey").await;
+    let _ = verb::run(&stage.pair, "sync", &[]).unwrap();
+    let status = verb::run(&stage.pair, "status", &["--no-console"]).unwrap();
+    show("status of nothing known", &status);
+}
+
+/// A role that cannot log in writes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_exempt() {
+    let stage = at_rest(16, 17).await;
+    stage
+        .on_publisher("CREATE ROLE crew NOLOGIN; ALTER ROLE crew SET default_transaction_read_only = off")
+        .await;
+    let directory = tempfile::tempdir().unwrap();
+    show("a group that is exempt", &run(&stage.pair, directory.path(), &["--stop-writes", "--dry-run"]));
+}
+
+/// The text of a table of long names, and of the lost publisher.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn widths() {
+    let stage = at_rest(16, 17).await;
+    let mut wide = Vec::new();
+    let verbs: [(&str, &[&str]); 7] = [
+        ("plan", &[]),
+        ("sync", &["--dry-run"]),
+        ("sync", &["--all"]),
+        ("verify", &["--all"]),
+        ("status", &["--no-console"]),
+        ("check", &[]),
+        ("cutover", &["--dry-run", "--stop-writes"]),
+    ];
+    for (verb, flags) in verbs {
+        let done = verb::run(&stage.pair, verb, flags).unwrap();
+        wide.extend(
+            done.stdout
+                .lines()
+                .chain(done.stderr.lines())
+                .filter(|l| l.chars().count() > 80)
+                .map(|l| format!("{verb}: {l}")),
+        );
+    }
+    stage.pair.publisher.kill9();
+    let done = verb::run(&stage.pair, "cutover", &["--publisher-lost"]).unwrap();
+    wide.extend(done.stdout.lines().filter(|l| l.chars().count() > 80).map(|l| format!("lost: {l}")));
+    let done = verb::run(&stage.pair, "cutover", &["--stop-writes"]).unwrap();
+    wide.extend(
+        done.stderr
+            .lines()
+            .filter(|l| l.chars().count() > 80)
+            .map(|l| format!("cutover, publisher gone: {l}")),
+    );
+    println!("WIDE\n{}", wide.join("\n"));
+}
+
+/// A name in a trigger's arguments, and a function behind a domain's default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_in_trigger_arguments_and_domains() {
+    let ddl = "CREATE SEQUENCE q5; CREATE TABLE a5 (id bigint PRIMARY KEY DEFAULT nextval('q5'), note text);
+        CREATE TABLE b5 (no bigint PRIMARY KEY, note text);
+        CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.no := nextval(TG_ARGV[0]); RETURN NEW; END $$;
+        CREATE TRIGGER fill BEFORE INSERT ON b5 FOR EACH ROW WHEN (NEW.no IS NULL) EXECUTE FUNCTION fill('public.q5');
+        CREATE SEQUENCE q6; CREATE TABLE a6 (id bigint PRIMARY KEY DEFAULT nextval('q6'), note text);
+        CREATE FUNCTION next6() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('public.q6') $$;
+        CREATE DOMAIN d6 AS bigint DEFAULT next6(); CREATE TABLE b6 (no d6 PRIMARY KEY, note text);
+        CREATE SEQUENCE q7; CREATE TABLE a7 (id bigint PRIMARY KEY DEFAULT nextval('q7'), note text);
+        CREATE FUNCTION next7() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('public.q7') $$;
+        CREATE FUNCTION outer7() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN public.next7(); END $$;
+        CREATE TABLE b7 (no bigint PRIMARY KEY DEFAULT outer7(), note text)";
+    let stage = Stage::replicating(15, 18, ddl).await.unwrap();
+    for n in [5, 6, 7] {
+        stage.on_publisher(&format!("INSERT INTO a{n} (note) SELECT 'x' FROM generate_series(1, 10); INSERT INTO b{n} VALUES (60, 'by hand')")).await;
+    }
+    stage.pair.catch_up().await.unwrap();
+    assert_eq!(verb::run(&stage.pair, "sync", &[]).unwrap().code(), 0);
+    let verify = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    for one in verify.json().unwrap()["sequences"].as_array().unwrap() {
+        println!(
+            "{} {} next {} {} {}",
+            one["sequence"], one["verdict"], one["next_value"], one["columns"], one["suspects"]
+        );
+    }
+    for n in [5, 6, 7] {
+        let mut outcome = Ok(());
+        for _ in 0..60 {
+            outcome =
+                stage.subscriber.batch_execute(&format!("INSERT INTO b{n} (note) VALUES ('app')")).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        println!("b{n}: {:?}", outcome.map_err(|e| e.as_db_error().map(|d| d.to_string())));
+    }
+}
+
+/// Secrets that are no `password`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reverse_and_other_secrets() {
+    let stage = switched(16, 17).await;
+    for secret in ["sslpassword=hunter2", "oauth_client_secret=hunter2"] {
+        let connection = format!("--connection={} {secret}", stage.pair.subscriber_conninfo());
+        for flags in [
+            &[connection.as_str()][..],
+            &[connection.as_str(), "--apply", "--dry-run"][..],
+            &[connection.as_str(), "--json"][..],
+        ] {
+            let printed = reverse(&stage.pair, flags);
+            let leaks: Vec<String> = printed
+                .all()
+                .lines()
+                .filter(|l| l.contains("hunter2"))
+                .map(|l| l.chars().take(200).collect())
+                .collect();
+            println!("{secret} {:?} exit {}: {leaks:?}", &flags[1..], printed.code());
+        }
+    }
+}
+
+/// One publisher, two subscribers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fan_out() {
+    let stage = at_rest(15, 16).await;
+    let admin = connect(&stage.pair.subscriber.conninfo("postgres")).await.unwrap();
+    admin.batch_execute("CREATE DATABASE second").await.unwrap();
+    let second = connect(&stage.pair.subscriber.conninfo("second")).await.unwrap();
+    second.batch_execute(TABLES).await.unwrap();
+    second
+        .batch_execute(&format!(
+            "CREATE SUBSCRIPTION second CONNECTION '{}' PUBLICATION pub",
+            stage.pair.publisher_conninfo().replace('\'', "''")
+        ))
+        .await
+        .unwrap();
+    wait_for(&stage.pair.subscriber.conninfo("second"), "rows", "SELECT count(*) = 500 FROM orders")
+        .await
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("second.toml");
+    std::fs::write(
+        &file,
+        format!(
+            "publisher = \"{}\"\nsubscriber = \"{}\"\n",
+            stage.pair.publisher_conninfo(),
+            stage.pair.subscriber.conninfo("second")
+        ),
+    )
+    .unwrap();
+    let also = format!("--also={}", file.display());
+    let cut = run(&stage.pair, directory.path(), &["--stop-writes", &also]);
+    show("a fan-out", &cut);
+}
