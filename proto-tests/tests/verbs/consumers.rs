@@ -118,13 +118,16 @@ async fn a_locked_table_hides_no_column() {
     assert_eq!(told(&verified, "public.of_plain_text").0, "past", "{}", verified.all());
 }
 
+/// Two sequences of one name, and a default that names no schema.
+pub const TWO_OF_A_NAME: &str =
+    "CREATE SCHEMA one; CREATE SCHEMA two; CREATE SEQUENCE one.no; CREATE SEQUENCE two.no;
+CREATE TABLE t (id bigint PRIMARY KEY DEFAULT nextval('no'::text), note text)";
+
 /// A name without a schema means another sequence in each session, so that nobody knows whose ids the column holds: unless
 /// the database itself says where to look.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_two_sequences_have_is_not_guessed() {
-    let ddl = "CREATE SCHEMA one; CREATE SCHEMA two; CREATE SEQUENCE one.no; CREATE SEQUENCE two.no;
-               CREATE TABLE t (id bigint PRIMARY KEY DEFAULT nextval('no'::text), note text)";
-    let stage = Stage::replicating(15, 16, ddl).await.unwrap();
+    let stage = Stage::replicating(15, 16, TWO_OF_A_NAME).await.unwrap();
     stage.pair.grant(&["public", "one", "two"]).await.unwrap();
     let verified = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
     for sequence in ["one.no", "two.no"] {
@@ -429,9 +432,7 @@ async fn a_name_that_is_too_long_is_known() {
 /// What the database says of search_path goes for those roles that neither say something else nor pass a schema over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_search_path_that_is_not_everybodys_decides_nothing() {
-    let ddl = "CREATE SCHEMA one; CREATE SCHEMA two; CREATE SEQUENCE one.no; CREATE SEQUENCE two.no;
-               CREATE TABLE t (id bigint PRIMARY KEY DEFAULT nextval('no'::text), note text)";
-    let stage = Stage::replicating(13, 17, ddl).await.unwrap();
+    let stage = Stage::replicating(13, 17, TWO_OF_A_NAME).await.unwrap();
     stage.pair.grant(&["public", "one", "two"]).await.unwrap();
     let is_known = async |sql: &str| {
         stage.pair.on_both(sql).await.unwrap();

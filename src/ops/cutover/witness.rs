@@ -62,6 +62,9 @@ impl Witness {
                 )
                 .into());
             }
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                return Err(may_not_replicate(client, &error).await?.into());
+            }
             Err(error) => return Err(SidesError::on_publisher(error).into()),
         }
         Side::Publisher
@@ -154,6 +157,22 @@ impl Seen {
         }
         Ok(())
     }
+}
+
+/// What our role lacks. Providers have other ways to give it: the server is asked by trying, not by the role's attributes.
+async fn may_not_replicate(client: &Client, error: &tokio_postgres::Error) -> Result<Blocker, SidesError> {
+    let role: String = Side::Publisher.value(client, "SELECT current_user::text", &[]).await?;
+    let role = quote_identifier(&role);
+    Ok(Blocker::new(
+        "may-not-replicate",
+        format!(
+            "role {role} may not make the slot from which every row committed in the pause is read: {}",
+            crate::sql::describe(error)
+        ),
+        format!(
+            "on the publisher: ALTER ROLE {role} REPLICATION; (or what your provider has for it: see seqshadow check)"
+        ),
+    ))
 }
 
 /// Who kept the slot from being made.

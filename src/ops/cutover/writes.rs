@@ -3,6 +3,7 @@
 //! In: a connection of its own to the publisher's database. What is changed is one setting of the database, so that
 //! `--abort` finds it also after a crash: there is no other record.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -141,7 +142,7 @@ pub(super) async fn may_stop(client: &Client, keep: &[i32]) -> Result<Result<(),
         Side::Publisher.run(client, "ROLLBACK").await?;
         return refused(error, &owner(client).await?);
     }
-    let others = other_sessions(client, keep, None).await?;
+    let others = other_sessions(client, keep).await?;
     // As pg_terminate_backend decides.
     let sql = "SELECT a.pid, coalesce(a.usename::text, '?'), coalesce(r.rolsuper, true)
                  FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
@@ -205,17 +206,15 @@ pub(super) async fn stop(
     if let Some(undo) = undo {
         undo.stamp = stamp(client).await?;
     }
-    // Whoever comes after this is a reader.
-    let since: String = Side::Publisher.value(client, "SELECT clock_timestamp()::text", &[]).await?;
+    let mut older = Older::look(client, keep).await?;
     let give_up = Instant::now() + patience;
     let mut ended = 0;
     loop {
-        let others = other_sessions(client, keep, Some(&since)).await?;
-        if others.is_empty() {
+        if older.are_gone() {
             return Ok(Ok(ended));
         }
         if Instant::now() > give_up {
-            let pids = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let pids = older.pids().map(|pid| pid.to_string()).collect::<Vec<_>>().join(", ");
             return Ok(Err(Blocker::new(
                 "sessions-stay",
                 format!("sessions of the database do not end although they were told to: pids {pids}"),
@@ -223,14 +222,68 @@ pub(super) async fn stop(
             )));
         }
         let sql = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM unnest($1::int4[]) AS pid";
-        match Side::Publisher.value::<i64>(client, sql, &[&others]).await {
+        match Side::Publisher.value::<i64>(client, sql, &[&older.connected]).await {
             Ok(told) => ended = ended.max(usize::try_from(told).unwrap_or(0)),
             Err(error) => {
                 return refused(error, SIGNAL);
             }
         }
         tokio::time::sleep(LOOK).await;
+        older.look_again(client, keep).await?;
     }
+}
+
+/// The sessions that may have begun before the database's setting was made, and so may not be bound by it.
+///
+/// When a session began is hidden from a role without pg_read_all_stats, so they are told by their process ids: whoever is
+/// not there in the first look has begun after it. A session reads the settings of the database before it is shown in
+/// pg_stat_activity, but while it does so it holds a lock on the database, which pg_locks shows to everybody; that is
+/// looked at first. Whoever takes the lock later reads what is committed by then.
+///
+/// A process id that was missing in one look belongs to another process when it comes back, and is let be. One that is
+/// used again between two looks is taken for the old one: that reader is ended as well, and nobody older is missed.
+struct Older {
+    /// Sessions of this database.
+    connected: Vec<i32>,
+    /// Those that are about to begin, in this database; who they are is not known yet.
+    beginning: Vec<i32>,
+}
+
+impl Older {
+    /// To be called when the setting is committed.
+    async fn look(client: &Client, keep: &[i32]) -> Result<Self, SidesError> {
+        let beginning = beginning_sessions(client, keep).await?;
+        Ok(Older { connected: other_sessions(client, keep).await?, beginning })
+    }
+
+    /// Keeps those that are still there.
+    async fn look_again(&mut self, client: &Client, keep: &[i32]) -> Result<(), SidesError> {
+        let mut now = Self::look(client, keep).await?;
+        let before: HashSet<i32> = self.pids().collect();
+        now.connected.retain(|pid| before.contains(pid));
+        now.beginning.retain(|pid| before.contains(pid));
+        *self = now;
+        Ok(())
+    }
+
+    fn are_gone(&self) -> bool {
+        self.connected.is_empty() && self.beginning.is_empty()
+    }
+
+    fn pids(&self) -> impl Iterator<Item = i32> {
+        self.connected.iter().chain(&self.beginning).copied()
+    }
+}
+
+/// Who holds the lock that a session, or a background worker, has on its database while it begins, and no longer.
+async fn beginning_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
+    let sql = "SELECT DISTINCT pid FROM pg_locks
+                WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND mode = 'RowExclusiveLock'
+                  AND objid = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND pid <> pg_backend_pid() AND pid <> ALL ($1)
+                ORDER BY pid";
+    let rows = Side::Publisher.rows(client, sql, &[&keep]).await?;
+    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
 }
 
 /// What our role may not do is a blocker with the right to give; anything else is an error.
@@ -253,9 +306,8 @@ fn may_not(why: &str, action: &str) -> Blocker {
     )
 }
 
-/// Client sessions in this database but ours and those that replicate; those that began at `until` at the latest. A name
-/// anybody can give himself: a running seqshadow is known by its role, which streams from a slot, or is ours.
-async fn other_sessions(client: &Client, keep: &[i32], until: Option<&str>) -> Result<Vec<i32>, SidesError> {
+/// Client sessions in this database but ours and those that replicate. A name anybody can give himself: a running seqshadow is known by its role, which streams from a slot, or is ours.
+async fn other_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
     // What kind a backend is may be hidden from us; who replicates is not.
     let sql = "SELECT pid FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ($1)
@@ -265,11 +317,10 @@ async fn other_sessions(client: &Client, keep: &[i32], until: Option<&str>) -> R
                       UNION ALL
                       SELECT w.usesysid FROM pg_replication_slots s JOIN pg_stat_activity w ON w.pid = s.active_pid
                        WHERE w.application_name = $2 AND s.database = current_database()))
-                  AND ($3::text IS NULL OR backend_start IS NULL OR backend_start <= $3::text::timestamptz)
                   AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL)
                   AND pid NOT IN (SELECT pid FROM pg_stat_replication)
                 ORDER BY pid";
-    let rows = Side::Publisher.rows(client, sql, &[&keep, &APPLICATION_NAME, &until]).await?;
+    let rows = Side::Publisher.rows(client, sql, &[&keep, &APPLICATION_NAME]).await?;
     rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
 }
 
@@ -305,5 +356,5 @@ pub(super) async fn sessions_of(subscriber: &Client) -> Result<Vec<i32>, SidesEr
 
 /// The other client sessions there are: each of them could begin to write again.
 pub(super) async fn others(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
-    other_sessions(client, keep, None).await
+    other_sessions(client, keep).await
 }

@@ -1,8 +1,8 @@
 //! A short text that changes whenever a definition changes that a survey goes by: a table, column, default, index, sequence,
-//! function, trigger, owner, right or publication.
+//! function, trigger, owner, right or publication, or where sessions look for names without a schema.
 //!
 //! In: a connection. Out: a sum over the transactions that wrote each row of the catalogs. Statistics are written in place
-//! and do not show in it, nor do the values of sequences, nor settings: a cutover changes one in its pause.
+//! and do not show in it, nor do the values of sequences, nor other settings: a cutover changes one in its pause.
 
 use tokio_postgres::Client;
 
@@ -34,6 +34,11 @@ const CATALOGS: &[(&str, &str, &str)] = &[
 /// What a superuser needs no right for, and another role does.
 const ROLE: &str = "(SELECT concat(oid, rolsuper, rolinherit) FROM pg_roles WHERE rolname = current_user)";
 
+/// What databases and roles say of search_path; by its text, as a row has all settings of a role in one.
+const SEARCH_PATHS: &str = "
+(SELECT concat(count(*), ' ', sum(hashtext(concat(s.setdatabase, ' ', s.setrole, ' ', setting))))
+   FROM pg_db_role_setting s, unnest(s.setconfig) AS setting WHERE setting LIKE 'search\\_path=%')";
+
 /// Asks for it.
 ///
 /// # Errors
@@ -47,5 +52,6 @@ pub(super) async fn of(side: Side, client: &Client, version: u32) -> Result<Stri
             format!("(SELECT concat(count(*), ' ', sum(hashtext(concat({key}, ' ', xmin)))) FROM {catalog} WHERE {of})")
         })
         .collect();
-    side.value(client, &format!("SELECT concat_ws(', ', {}, {ROLE})", sums.join(", ")), &[]).await
+    side.value(client, &format!("SELECT concat_ws(', ', {}, {SEARCH_PATHS}, {ROLE})", sums.join(", ")), &[])
+        .await
 }

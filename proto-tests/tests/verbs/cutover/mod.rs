@@ -6,6 +6,7 @@ mod function;
 mod killed;
 mod overlooked;
 mod pause;
+mod rights;
 mod too_much;
 mod yes;
 
@@ -14,6 +15,7 @@ use proto_tests::limited;
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::shadow::{Finished, ShadowCommand};
+use proto_tests::sql::wait_for;
 use proto_tests::stage::Stage;
 use proto_tests::verb;
 use std::collections::BTreeMap;
@@ -149,6 +151,16 @@ pub async fn database_settings(pair: &Pair) -> Vec<String> {
     let publisher = pair.on_publisher().await.unwrap();
     let sql = "SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = 0";
     publisher.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Waits until no client session of the publisher's database is left for which `condition` holds. Asked from another
+/// database; those that replicate stay.
+pub async fn sessions_gone(pair: &Pair, condition: &str) {
+    let sql = format!(
+        "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'shop' AND backend_type = 'client backend'
+                               AND pid NOT IN (SELECT pid FROM pg_stat_replication) AND {condition})"
+    );
+    wait_for(&pair.publisher.conninfo("postgres"), "the sessions to end", &sql).await.unwrap();
 }
 
 /// A pair with rows on both sides, at rest.

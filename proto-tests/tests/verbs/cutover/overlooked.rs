@@ -141,14 +141,7 @@ async fn writes_that_nothing_stops() {
     let Stage { pair, publisher, .. } = stage;
     drop(publisher);
     let admin = connect(&pair.publisher.conninfo("postgres")).await.unwrap();
-    wait_for(
-        &pair.publisher.conninfo("postgres"),
-        "the last session to end",
-        "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'shop' AND backend_type = 'client backend'
-                               AND pid NOT IN (SELECT pid FROM pg_stat_replication))",
-    )
-    .await
-    .unwrap();
+    super::sessions_gone(&pair, "true").await;
     // Nor does a role keep to it that has a setting of its own.
     admin.batch_execute("ALTER ROLE app SET default_transaction_read_only = off").await.unwrap();
     let exempt = run(&pair, directory.path(), &["--unknown-writes"]);

@@ -96,14 +96,7 @@ async fn the_rights_to_stop_writes_are_tried_before_the_pause() {
     assert_eq!(blocker(&superuser), "may-not-stop-writes", "{}", superuser.all());
     assert!(said(&superuser).contains("of role postgres"), "{}", superuser.all());
     drop(publisher);
-    wait_for(
-        &pair.publisher.conninfo("postgres"),
-        "the superuser's session to end",
-        "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'shop' AND usename = 'postgres'
-                               AND pid NOT IN (SELECT pid FROM pg_stat_replication))",
-    )
-    .await
-    .unwrap();
+    super::sessions_gone(&pair, "usename = 'postgres'").await;
     let app = proto_tests::sql::connect(&pair.publisher.conninfo_as("app", "shop")).await.unwrap();
     let other = dry(&pair);
     assert_eq!(blocker(&other), "may-not-stop-writes", "{}", other.all());
@@ -251,4 +244,41 @@ async fn a_definition_that_changes_in_the_pause_is_read_anew() {
     let orders = sequences.iter().find(|one| one["sequence"] == "public.orders_id_seq").unwrap();
     let next = stage.next("orders_id_seq").await;
     assert_eq!(orders["next_value"], next, "{orders}");
+}
+
+/// Where sessions look for a sequence that a default names without its schema: changed by a setting alone, which no
+/// definition shows.
+async fn a_search_path_that_changes(publisher: u32, subscriber: u32, change: &str) {
+    let ddl = format!("{}; {}", super::TABLES, crate::consumers::TWO_OF_A_NAME);
+    let stage = Stage::replicating(publisher, subscriber, &ddl).await.unwrap();
+    stage.pair.grant(&["public", "one", "two"]).await.unwrap();
+    stage.pair.on_both("ALTER DATABASE shop SET search_path = two, public").await.unwrap();
+    let verified = verb::run(&stage.pair, "verify", &["--json"]).unwrap();
+    let verdict = |json: &serde_json::Value| {
+        let found = json["sequences"].as_array().unwrap().iter().find(|one| one["sequence"] == "two.no");
+        (found.unwrap()["verdict"].as_str().unwrap().to_owned(), found.unwrap()["columns"].clone())
+    };
+    assert_eq!(verdict(&verified.json().unwrap()), ("past".to_owned(), serde_json::json!(["public.t.id"])));
+    let mut sidecar = sidecar::start(&stage.pair, &[]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let cut = held_in_its_pause(&stage.pair, &mut sidecar, directory.path(), "--wait=40s").await;
+    stage.on_subscriber(change).await;
+    sidecar.signal(Signal::CONT);
+    let (code, log) = ended(cut);
+    assert_eq!(code, 0, "{log}");
+    drop(sidecar);
+    let text = std::fs::read_to_string(directory.path().join("certificate.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let expected = ("past_publisher".to_owned(), serde_json::json!([]));
+    assert_eq!(verdict(&json["databases"][0]), expected, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_path_that_changes_in_the_pause_is_noticed() {
+    a_search_path_that_changes(16, 14, "ALTER DATABASE shop RESET search_path").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roles_search_path_that_changes_in_the_pause_is_noticed() {
+    a_search_path_that_changes(13, 18, "ALTER ROLE app SET search_path = one, public").await;
 }
