@@ -7,6 +7,7 @@ mod killed;
 mod overlooked;
 mod pause;
 mod rights;
+mod setting;
 mod too_much;
 mod yes;
 
