@@ -17,7 +17,6 @@ mod reverse_kills;
 mod reverse_script;
 mod reverse_split_brain;
 mod reverse_writes;
-mod scratch;
 mod setup;
 mod shapes;
 mod status;

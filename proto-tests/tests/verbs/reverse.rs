@@ -43,6 +43,8 @@ pub async fn as_ours(stage: &mut Stage) {
     let named = |conninfo: String| format!("{conninfo} application_name=seqshadow");
     stage.publisher = connect(&named(stage.pair.publisher_conninfo())).await.unwrap();
     stage.subscriber = connect(&named(stage.pair.subscriber_conninfo())).await.unwrap();
+    // As before: sessions that were there when the database became read-only by default.
+    stage.on_publisher("SET default_transaction_read_only = off").await;
 }
 
 /// `reverse`, by superusers of both servers.
@@ -243,6 +245,7 @@ async fn it_refuses_where_a_row_could_be_lost() {
     writer.batch_execute(sql).await.unwrap();
     refused(&stage, &[], 4, "is in the middle of a writing transaction on the old server").await;
     writer.batch_execute("ROLLBACK").await.unwrap();
+    drop(writer);
 
     let shadow = sidecar::start(&stage.pair, &[]).unwrap();
     refused(&stage, &[], 4, "a sidecar still runs forwards: slot ours is active").await;
