@@ -2,13 +2,14 @@
 //! `cutover --stop-writes` leaves it, or as an operator has made it. Nothing sets it back by itself, so the verbs that end a
 //! replication say it.
 //!
-//! In: one server. Out: a [`Default`], the roles that it does not bind, and sentences about both. It is decided from what
+//! In: one server. Out: a [`NewSessions`], the roles that it does not bind, and sentences about both. It is decided from what
 //! is set for everybody, never from our own session: our role, or our connection string, may have a setting of its own.
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::ask::Side;
 use crate::sides::SidesError;
+use crate::sql::{self, STATEMENT_TIMEOUT};
 use crate::types::quote_identifier;
 
 /// The setting that makes new transactions read-only, unless they ask for something else.
@@ -16,7 +17,7 @@ pub(super) const SETTING: &str = "default_transaction_read_only";
 
 /// What new sessions of this database begin with where their role has no setting of its own, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Default {
+pub(super) enum NewSessions {
     ReadOnly(Said),
     MayWrite,
     /// Only the server's own value decides, and our session's own hides it; this is where ours is from.
@@ -42,10 +43,10 @@ pub(super) struct Hidden {
     source: String,
 }
 
-impl Default {
+impl NewSessions {
     /// Whether it is known that they begin read-only.
     pub(super) fn is_read_only(&self) -> bool {
-        matches!(self, Default::ReadOnly(_))
+        matches!(self, NewSessions::ReadOnly(_))
     }
 }
 
@@ -78,7 +79,7 @@ impl Hidden {
 ///
 /// # Errors
 /// The server's.
-pub(super) async fn by_default(side: Side, client: &Client) -> Result<Default, SidesError> {
+pub(super) async fn by_default(side: Side, client: &Client) -> Result<NewSessions, SidesError> {
     // The server has checked that it is a boolean when it was set.
     let sql = "SELECT s.setdatabase <> 0, s.xmin::text, substr(config, length($1) + 2)::bool
                  FROM pg_db_role_setting s, unnest(s.setconfig) AS config
@@ -89,20 +90,21 @@ pub(super) async fn by_default(side: Side, client: &Client) -> Result<Default, S
     let Some(row) = rows.first() else { return by_server(side, client).await };
     let stamp: String = side.get(row, 1)?;
     Ok(match (side.get(row, 2)?, side.get(row, 0)?) {
-        (false, _) => Default::MayWrite,
-        (true, true) => Default::ReadOnly(Said::Database(stamp)),
-        (true, false) => Default::ReadOnly(Said::Everybody(stamp)),
+        (false, _) => NewSessions::MayWrite,
+        (true, true) => NewSessions::ReadOnly(Said::Database(stamp)),
+        (true, false) => NewSessions::ReadOnly(Said::Everybody(stamp)),
     })
 }
 
 /// What the server's own value is. Our sessions set it for themselves, so it is asked for as it would be without that.
-async fn by_server(side: Side, client: &Client) -> Result<Default, SidesError> {
-    let sql = format!(
+async fn by_server(side: Side, client: &Client) -> Result<NewSessions, SidesError> {
+    let question = format!(
         "BEGIN; RESET {SETTING};
          SELECT setting, source, pg_conf_load_time()::text, session_user FROM pg_settings WHERE name = '{SETTING}';
          ROLLBACK"
     );
-    let answer = client.simple_query(&sql).await.map_err(|error| side.error(error))?;
+    let answer = sql::within(STATEMENT_TIMEOUT, client.simple_query(&question)).await;
+    let answer = answer.map_err(|error| side.error(error))?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
@@ -110,11 +112,11 @@ async fn by_server(side: Side, client: &Client) -> Result<Default, SidesError> {
     let field = |at| row.and_then(|row| row.get(at)).unwrap_or_default().to_owned();
     Ok(match field(1).as_str() {
         "default" | "configuration file" | "command line" | "environment variable" if field(0) == "on" => {
-            Default::ReadOnly(Said::Server(field(2)))
+            NewSessions::ReadOnly(Said::Server(field(2)))
         }
-        "default" | "configuration file" | "command line" | "environment variable" => Default::MayWrite,
+        "default" | "configuration file" | "command line" | "environment variable" => NewSessions::MayWrite,
         // What is set for everybody would have been found before.
-        _ => Default::Unknown(Hidden { role: field(3), source: field(1) }),
+        _ => NewSessions::Unknown(Hidden { role: field(3), source: field(1) }),
     })
 }
 
@@ -141,7 +143,7 @@ pub(super) async fn exempt_roles(side: Side, client: &Client) -> Result<Vec<Stri
 /// The server's.
 pub(super) async fn database(side: Side, client: &Client) -> Result<Option<String>, SidesError> {
     match by_default(side, client).await? {
-        Default::ReadOnly(Said::Database(_)) => {
+        NewSessions::ReadOnly(Said::Database(_)) => {
             Ok(Some(side.value(client, "SELECT current_database()::text", &[]).await?))
         }
         _ => Ok(None),

@@ -94,7 +94,7 @@ async fn a_table_that_the_subscription_does_not_have() {
         "{}",
         status.all()
     );
-    assert!(words(&status).contains("public.\"Fresh\" does not go back"), "{}", status.all());
+    assert!(words(&status).contains("rows of public.\"Fresh\" do not go back"), "{}", status.all());
     assert!(!status.stdout.contains("Going back is safe"), "{}", status.all());
 
     // While it is copied it has not arrived either.

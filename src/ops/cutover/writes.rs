@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use super::stop::Blocker;
 use crate::ops::ask::Side;
-use crate::ops::read_only::{self, Default, SETTING, Said};
+use crate::ops::read_only::{self, NewSessions, SETTING, Said};
 use crate::publisher::connection::APPLICATION_NAME;
 use crate::sides::SidesError;
 use crate::sql::SqlError;
@@ -89,16 +89,16 @@ pub async fn abort(client: &Client) -> Result<bool, SidesError> {
     }
     // Nobody but the operator has made it so, and it is not for this database alone.
     let (what, action) = match read_only::by_default(Side::Publisher, client).await? {
-        Default::MayWrite | Default::ReadOnly(Said::Database(_)) => return Ok(false),
-        Default::ReadOnly(Said::Everybody(_)) => (
+        NewSessions::MayWrite | NewSessions::ReadOnly(Said::Database(_)) => return Ok(false),
+        NewSessions::ReadOnly(Said::Everybody(_)) => (
             for_all("all roles in every database of the publisher"),
             format!("ALTER ROLE ALL RESET {SETTING};"),
         ),
-        Default::ReadOnly(Said::Server(_)) => (
+        NewSessions::ReadOnly(Said::Server(_)) => (
             for_all("the whole publisher"),
             format!("ALTER SYSTEM RESET {SETTING}; SELECT pg_reload_conf();"),
         ),
-        Default::Unknown(hidden) => (hidden.what(), hidden.action()),
+        NewSessions::Unknown(hidden) => (hidden.what(), hidden.action()),
     };
     Err(SidesError::Setting { what, action: format!("there: {action}") })
 }
@@ -344,7 +344,7 @@ pub(super) async fn others(client: &Client, keep: &[i32]) -> Result<Vec<i32>, Si
 
 /// The same, where a setting that is not of our making is to bind them all: those that began before it are not bound, and
 /// which those are nobody can see. One that is about to begin is waited for until `give_up`, and belongs to them after that.
-pub(in crate::ops) async fn perhaps_older(
+pub(super) async fn perhaps_older(
     client: &Client,
     keep: &[i32],
     give_up: Instant,
@@ -356,4 +356,15 @@ pub(in crate::ops) async fn perhaps_older(
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Waits until `give_up` for the end of those that are there now; who begins from here on is bound by a setting that is in
+/// force already. Gives those that are still there then.
+pub(in crate::ops) async fn outlast(client: &Client, give_up: Instant) -> Result<Vec<i32>, SidesError> {
+    let mut older = Older::look(client, &[]).await?;
+    while !older.are_gone() && Instant::now() < give_up {
+        tokio::time::sleep(LOOK).await;
+        older.look_again(client, &[]).await?;
+    }
+    Ok(older.pids().collect())
 }

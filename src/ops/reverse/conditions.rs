@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::Request;
 use super::connection::Route;
-use super::ends::{Ends, NEW, OLD, PAUSE};
+use super::ends::{Ends, NEW, OLD};
 use super::found::{Piece, SlotPiece};
 use super::tables::Tables;
+use super::{Action, Request};
 use crate::exit::ExitCode;
 use crate::ops::ask::Side;
-use crate::ops::cutover::writes::perhaps_older;
-use crate::ops::read_only::{self, Default, SETTING};
+use crate::ops::cutover::writes::outlast;
+use crate::ops::read_only::{self, NewSessions, SETTING};
 use crate::sides::SidesError;
 use crate::sql::Connection;
 use crate::types::{QualifiedName, quote_identifier, quote_literal};
@@ -57,9 +57,6 @@ pub(super) struct Conditions {
     pub obstacles: Vec<Obstacle>,
     pub notes: Vec<String>,
 }
-
-/// A session that is about to end is no reason to refuse.
-const ENDING: Duration = Duration::from_secs(1);
 
 /// How many names a message lists.
 const NAMED: usize = 5;
@@ -336,7 +333,7 @@ impl Conditions {
         }
         let client = &ends.old.client;
         if !request.writes_stopped {
-            self.setting(client).await?;
+            self.setting(client, request).await?;
         }
         // From the locks, which every role may see; what kind of session it is, only some may.
         let sql = "SELECT a.pid FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
@@ -378,12 +375,12 @@ impl Conditions {
     }
 
     /// The setting that keeps them from it, and whom it does not bind.
-    async fn setting(&mut self, client: &Client) -> Result<(), SidesError> {
+    async fn setting(&mut self, client: &Client, request: &Request) -> Result<(), SidesError> {
         let database: String = OLD.value(client, "SELECT current_database()::text", &[]).await?;
         let default = read_only::by_default(OLD, client).await?;
         if !default.is_read_only() {
             let unknown = match &default {
-                Default::Unknown(hidden) => format!(", and {}", hidden.what()),
+                NewSessions::Unknown(hidden) => format!(", and {}", hidden.what()),
                 _ => String::new(),
             };
             self.refused(
@@ -405,15 +402,14 @@ impl Conditions {
                 ),
             );
         }
-        let give_up = Instant::now() + ENDING;
-        let mut sessions = perhaps_older(client, &[], give_up).await?;
-        while default.is_read_only() && !sessions.is_empty() && Instant::now() < give_up {
-            tokio::time::sleep(PAUSE).await;
-            sessions = perhaps_older(client, &[], give_up).await?;
+        if !default.is_read_only() {
+            return Ok(());
         }
-        if let Some(first) = sessions.first()
-            && default.is_read_only()
-        {
+        // Readers that have come back since a cutover come and go; an idle one is to be ended while this waits.
+        let would_go_on = request.action == Action::Apply && self.obstacles.is_empty();
+        let patience = if would_go_on { request.wait } else { Duration::ZERO };
+        let sessions = outlast(client, Instant::now() + patience).await?;
+        if let Some(first) = sessions.first() {
             self.refused(
                 format!(
                     "sessions are connected to the old server that may be older than its {SETTING}, and would then write \
@@ -421,8 +417,9 @@ impl Conditions {
                     list(&sessions)
                 ),
                 format!(
-                    "their rows would be lost: end them there with SELECT pg_terminate_backend({first}); or say \
-                     --writes-stopped if they write no more"
+                    "their rows would be lost: end them there while this waits (--wait), with SELECT \
+                     pg_terminate_backend({first}); whoever connects from then on is bound. Or say --writes-stopped, if \
+                     cutover --stop-writes has ended the older ones, or they write no more"
                 ),
             );
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::conditions::list;
 use super::ends::{Ends, NEW, OLD};
 use super::found::{Piece, SlotPiece};
 use super::observe::{Foreign, Observed, observe};
@@ -14,7 +15,7 @@ use super::{SCHEMA, Server};
 use crate::config::Settings;
 use crate::demo::text::counted;
 use crate::exit::ExitCode;
-use crate::ops::read_only::{self, Default};
+use crate::ops::read_only::{self, NewSessions};
 use crate::sides::SidesError;
 use crate::types::{QualifiedName, quote_identifier};
 
@@ -61,7 +62,7 @@ impl Status {
         let switched_at = mark.and_then(|mark| mark.switched_at.as_deref());
         let mut observed = observe(ends, settings, duration, switched_at).await?;
         let default = read_only::by_default(OLD, &ends.old.client).await?;
-        if let Default::Unknown(hidden) = &default {
+        if let NewSessions::Unknown(hidden) = &default {
             observed.cannot_see.push(format!("{}; on the old server: {}", hidden.what(), hidden.action()));
         }
         let sidecar =
@@ -194,20 +195,29 @@ async fn not_followed(ends: &Ends) -> Result<Vec<String>, SidesError> {
     let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = $1 ORDER BY 1, 2";
     let published = NEW.rows(&ends.new.client, sql, &[name]).await?;
     let followed = followed(ends).await?;
-    let mut problems = Vec::new();
+    let (mut missing, mut copied) = (Vec::new(), Vec::new());
     for row in &published {
         let table = QualifiedName::new(NEW.get::<String>(row, 0)?, NEW.get::<String>(row, 1)?);
         match followed.get(&table).map(String::as_str) {
             Some("r") => {}
-            Some(_) => problems.push(format!(
-                "subscription {name} has not copied {table} yet: wait until pg_subscription_rel on the old server shows r \
-                 for it, or see the log there"
-            )),
-            None => problems.push(format!(
-                "{table} does not go back: subscription {name} does not have it; there, once the table is there: ALTER \
-                 SUBSCRIPTION {name} REFRESH PUBLICATION; on the old server"
-            )),
+            Some(_) => copied.push(table),
+            None => missing.push(table),
         }
+    }
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        problems.push(format!(
+            "rows of {} do not go back, for subscription {name} does not have it: on the old server, once the table is \
+             there and empty: ALTER SUBSCRIPTION {name} REFRESH PUBLICATION;",
+            list(&missing)
+        ));
+    }
+    if !copied.is_empty() {
+        problems.push(format!(
+            "subscription {name} has not copied {} yet: wait until pg_subscription_rel of the old server shows r, or see \
+             its log",
+            list(&copied)
+        ));
     }
     Ok(problems)
 }

@@ -8,7 +8,7 @@ use crate::ops::cutover::WritesStopped;
 use crate::ops::cutover::applier::emit;
 use crate::ops::cutover::stop::{Blocker, Stop};
 use crate::ops::cutover::writes;
-use crate::ops::read_only::{self, Default, SETTING, Said};
+use crate::ops::read_only::{self, NewSessions, SETTING, Said};
 use crate::sides::SidesError;
 use crate::types::{quote_identifier, quote_literal};
 
@@ -29,7 +29,7 @@ impl Gate<'_> {
             }
             WritesStopped::BySetting => self.relied_on = Some(self.setting().await?),
             WritesStopped::AsTheOperatorSays => {
-                let state = if self.default().await?.is_read_only() {
+                let state = if self.new_sessions().await?.is_read_only() {
                     "on, but nobody has looked for sessions and roles that it does not bind"
                 } else {
                     "not known to be on, and what keeps the application from writing is not known here"
@@ -45,7 +45,7 @@ impl Gate<'_> {
         self.nobody_older(by, give_up).await
     }
 
-    async fn default(&self) -> Result<Default, SidesError> {
+    async fn new_sessions(&self) -> Result<NewSessions, SidesError> {
         read_only::by_default(Side::Publisher, &self.publisher.client).await
     }
 
@@ -88,12 +88,12 @@ impl Gate<'_> {
 
     /// The setting that keeps the application from writing; its absence is a blocker.
     async fn setting(&self) -> Result<Said, Stop> {
-        let what = match self.default().await? {
-            Default::ReadOnly(said) => return Ok(said),
-            Default::MayWrite => format!(
+        let what = match self.new_sessions().await? {
+            NewSessions::ReadOnly(said) => return Ok(said),
+            NewSessions::MayWrite => format!(
                 "nothing keeps the application from writing to the publisher: {SETTING} of its database is off"
             ),
-            Default::Unknown(hidden) => format!(
+            NewSessions::Unknown(hidden) => format!(
                 "nothing is known to keep the application from writing to the publisher: {SETTING} of its database is \
                  not set, and {}",
                 hidden.what()
@@ -115,15 +115,25 @@ impl Gate<'_> {
     pub(super) async fn still_stopped(&self) -> Result<(), Stop> {
         let holds = match (&self.undo, &self.relied_on) {
             (Some(undo), _) => undo.holds(&self.publisher.client).await?,
-            (None, Some(said)) => self.default().await? == Default::ReadOnly(said.clone()),
+            (None, Some(said)) => self.new_sessions().await? == NewSessions::ReadOnly(said.clone()),
             // The operator's word.
             (None, None) => return Ok(()),
         };
         if !holds {
             return Err(Blocker::new(
                 "aborted",
-                "somebody has let the writes go on meanwhile, or changed another setting of the database",
-                "see who ran cutover --abort or ALTER DATABASE … SET, and try again",
+                match &self.relied_on {
+                    Some(Said::Server(_)) => {
+                        "somebody has let the writes go on meanwhile, or had the publisher's configuration read again"
+                    }
+                    Some(Said::Everybody(_)) => {
+                        "somebody has let the writes go on meanwhile, or changed another setting of all roles"
+                    }
+                    Some(Said::Database(_)) | None => {
+                        "somebody has let the writes go on meanwhile, or changed another setting of the database"
+                    }
+                },
+                "see who ran cutover --abort, changed a setting or reloaded the configuration, and try again",
             )
             .into());
         }
