@@ -289,8 +289,8 @@ fn may_not(why: &str, action: &str) -> Blocker {
     )
 }
 
-/// Client sessions in this database but ours and those that replicate. A name anybody can give himself: a running seqshadow
-/// is known by its role, which streams from a slot, or is ours.
+/// Client sessions in this database but ours and those that replicate. A name anybody can give himself: a running
+/// seqshadow is known by its role, which streams from a slot, or is ours.
 async fn other_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
     // What kind a backend is may be hidden from us; who replicates is not. A slot may be held by a client session, too.
     let sql = "SELECT pid FROM pg_stat_activity
