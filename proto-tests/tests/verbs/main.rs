@@ -16,6 +16,7 @@ mod reverse_followed;
 mod reverse_kills;
 mod reverse_script;
 mod reverse_split_brain;
+mod reverse_writes;
 mod setup;
 mod shapes;
 mod status;

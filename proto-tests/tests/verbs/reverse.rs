@@ -27,14 +27,24 @@ pub const READ_ONLY: &str = "ALTER DATABASE shop SET default_transaction_read_on
 
 /// A pair at the moment of the switch: everything has arrived, and nobody writes on the old server.
 pub async fn switched(old: u32, new: u32) -> Stage {
-    let stage = Stage::replicating(old, new, TABLES).await.unwrap();
+    let mut stage = Stage::replicating(old, new, TABLES).await.unwrap();
     stage.on_publisher(ROWS).await;
     stage.pair.catch_up().await.unwrap();
     stage.on_publisher(READ_ONLY).await;
+    as_ours(&mut stage).await;
     // A cutover brings the sequences up, and a sidecar has kept them so until then.
     let synced = verb::run(&stage.pair, "sync", &[]).unwrap();
     assert_eq!(synced.code(), 0, "{}", synced.all());
     stage
+}
+
+/// A test's own sessions are taken for ours, which stand against nothing.
+pub async fn as_ours(stage: &mut Stage) {
+    let named = |conninfo: String| format!("{conninfo} application_name=seqshadow");
+    stage.publisher = connect(&named(stage.pair.publisher_conninfo())).await.unwrap();
+    stage.subscriber = connect(&named(stage.pair.subscriber_conninfo())).await.unwrap();
+    // As before: sessions that were there when the database became read-only by default.
+    stage.on_publisher("SET default_transaction_read_only = off").await;
 }
 
 /// `reverse`, by superusers of both servers.
@@ -235,6 +245,7 @@ async fn it_refuses_where_a_row_could_be_lost() {
     writer.batch_execute(sql).await.unwrap();
     refused(&stage, &[], 4, "is in the middle of a writing transaction on the old server").await;
     writer.batch_execute("ROLLBACK").await.unwrap();
+    drop(writer);
 
     let shadow = sidecar::start(&stage.pair, &[]).unwrap();
     refused(&stage, &[], 4, "a sidecar still runs forwards: slot ours is active").await;
@@ -278,7 +289,8 @@ async fn what_is_missing_is_said_before_anything_is_changed() {
         format!("--publisher={}", stage.pair.shadow_publisher_conninfo()),
         format!("--subscriber={}", stage.pair.shadow_subscriber_conninfo()),
     ];
-    let done = verb::run(&stage.pair, "reverse", &["--slot=ours", "--apply", &few[0], &few[1]]).unwrap();
+    let flags = ["--slot=ours", "--apply", "--writes-stopped", &few[0], &few[1]];
+    let done = verb::run(&stage.pair, "reverse", &flags).unwrap();
     assert_eq!(done.code(), 1, "{}", done.all());
     assert!(done.stdout.contains("ALTER ROLE shadow REPLICATION;"), "{}", done.all());
     assert!(done.stdout.contains("may not drop subscription sub"), "{}", done.all());
@@ -355,7 +367,8 @@ async fn a_publication_of_some_tables_goes_back_as_it_came() {
     pair.wait_for_sync().await.unwrap();
     let (old, new) = pair.clients().await.unwrap();
     old.batch_execute(READ_ONLY).await.unwrap();
-    let done = reverse(&pair, &["--apply"]);
+    // Our own session is older than the setting.
+    let done = reverse(&pair, &["--apply", "--writes-stopped"]);
     assert_eq!(done.code(), 0, "{}", done.all());
     let published = "SELECT string_agg(name, ' ' ORDER BY name COLLATE \"C\")
                        FROM (SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_publication_tables

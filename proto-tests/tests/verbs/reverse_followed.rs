@@ -1,7 +1,7 @@
 //! What the subscriptions follow decides what goes back and what is compared, not the narrow publication that setup's
 //! configuration names for the sidecar.
 
-use super::reverse::{READ_ONLY, back, backwards, refused, reverse};
+use super::reverse::{READ_ONLY, as_ours, back, backwards, refused, reverse};
 use proto_tests::pair::Pair;
 use proto_tests::publication::{Publication, Subscription};
 use proto_tests::sql::wait_for;
@@ -58,7 +58,7 @@ async fn a_new_row_goes_back(stage: &Stage) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_of_setup_leaves_no_table_out() {
     for (old, new) in [(15, 18), (12, 17)] {
-        let stage = Stage::replicating(old, new, TABLES).await.unwrap();
+        let mut stage = Stage::replicating(old, new, TABLES).await.unwrap();
         stage.on_publisher(ROWS).await;
         stage.pair.catch_up().await.unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -81,6 +81,7 @@ async fn the_file_of_setup_leaves_no_table_out() {
         wait_for(&stage.pair.publisher_conninfo(), "the sidecar's end", free).await.unwrap();
 
         stage.on_publisher(READ_ONLY).await;
+        as_ours(&mut stage).await;
         let done = reverse(&stage.pair, &["--apply", &config]);
         assert_eq!(done.code(), 0, "{}", done.all());
         a_new_row_goes_back(&stage).await;
@@ -99,9 +100,10 @@ async fn a_second_subscription_is_not_left_leading_forwards() {
     }
     pair.wait_for_sync().await.unwrap();
     let (publisher, subscriber) = pair.clients().await.unwrap();
-    let stage = Stage { pair, publisher, subscriber };
+    let mut stage = Stage { pair, publisher, subscriber };
     stage.on_publisher("CREATE PUBLICATION narrow FOR TABLE orders").await;
     stage.on_publisher(READ_ONLY).await;
+    as_ours(&mut stage).await;
     let equal = compared(&stage.pair, &["--publication=narrow"]);
     assert_eq!(equal, ["public.orders equal", "public.plain equal"]);
 
@@ -118,8 +120,9 @@ async fn a_second_subscription_is_not_left_leading_forwards() {
 /// What is left of a replication is removed or told: the other sidecar's slot, and servers that begin read-only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_undo_leaves_no_slot_and_says_what_is_read_only() {
-    let stage = Stage::replicating(13, 15, TABLES).await.unwrap();
+    let mut stage = Stage::replicating(13, 15, TABLES).await.unwrap();
     stage.on_publisher(READ_ONLY).await;
+    as_ours(&mut stage).await;
     let done = reverse(&stage.pair, &["--apply"]);
     assert_eq!(done.code(), 0, "{}", done.all());
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -1,5 +1,7 @@
-//! The gate of one database: what it has open, and each step of [`super`]. What it proves has a file of its own.
+//! The gate of one database: what it has open, and each step of [`super`]. What it proves, and how it knows that nobody
+//! writes, have files of their own.
 
+mod pause;
 mod proof;
 
 use std::collections::HashMap;
@@ -14,6 +16,7 @@ use crate::config::Settings;
 use crate::keeper::Todo;
 use crate::ops::ask::Side;
 use crate::ops::plan::todo;
+use crate::ops::read_only::Said;
 use crate::ops::survey::{Depth, Survey, Surveyed, Surveyor};
 use crate::plan::Lead;
 use crate::publisher::slot::{self, Verdict as SlotVerdict};
@@ -53,6 +56,8 @@ pub(super) struct Gate<'a> {
     lock: Connection,
     witness: Option<Witness>,
     undo: Option<Undo>,
+    /// The operator's own setting, which is to hold until the end.
+    relied_on: Option<Said>,
     fence: Lsn,
     proven: Lsn,
     survey: Option<Survey>,
@@ -103,6 +108,7 @@ impl<'a> Gate<'a> {
             lock,
             witness: None,
             undo: None,
+            relied_on: None,
             fence: Lsn::ZERO,
             proven: Lsn::ZERO,
             survey: None,
@@ -177,19 +183,6 @@ impl<'a> Gate<'a> {
         self.applier.wait(self.sides, client, now, give_up).await
     }
 
-    async fn nothing_prepared(&self) -> Result<(), Stop> {
-        let Some(first) = writes::prepared(&self.publisher.client).await?.into_iter().next() else {
-            return Ok(());
-        };
-        let literal = crate::types::quote_literal(&first);
-        Err(Blocker::new(
-            "prepared-transaction",
-            format!("transaction {literal} is prepared on the publisher and could commit at any time"),
-            format!("there: COMMIT PREPARED {literal}; or ROLLBACK PREPARED {literal};"),
-        )
-        .into())
-    }
-
     /// From here on no published row goes unseen.
     pub(super) async fn place_witness(&mut self, give_up: Instant) -> Result<(), Stop> {
         let connection = self.sides.publisher().await?;
@@ -197,114 +190,6 @@ impl<'a> Gate<'a> {
         let publications = self.applier.publications(self.sides, &self.publisher.client).await?;
         self.witness = Some(Witness::new(connection, &publications, patience).await?);
         Ok(())
-    }
-
-    /// Stops the writes, or sees that they are stopped.
-    pub(super) async fn stop_writes(&mut self, by: WritesStopped, give_up: Instant) -> Result<(), Stop> {
-        self.nobody_exempt(by).await?;
-        if by == WritesStopped::ByUs {
-            let control = &self.control.client;
-            let patience = give_up.saturating_duration_since(Instant::now());
-            let keep = self.own_sessions();
-            writes::stop(control, &keep, patience, &mut self.undo).await??;
-        } else if !writes::are_stopped(&self.publisher.client).await? {
-            self.would_be_stopped(by).await?;
-            self.notes.push(
-                "that the writes are stopped is the operator's word (--writes-stopped): default_transaction_read_only of \
-                 the publisher's database is off, and what keeps the application from writing is not known here"
-                    .to_owned(),
-            );
-        }
-        self.nobody_writes(give_up).await?;
-        self.nothing_prepared().await?;
-        self.nobody_older(by).await
-    }
-
-    /// A session that was there before the user's own setting is not bound by it, and which those are nobody can see.
-    async fn nobody_older(&self, by: WritesStopped) -> Result<(), Stop> {
-        if by != WritesStopped::BySetting {
-            return Ok(());
-        }
-        let sessions = writes::others(&self.publisher.client, &self.own_sessions()).await?;
-        let Some(first) = sessions.first() else { return Ok(()) };
-        let pids = sessions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Err(Blocker::new(
-            "sessions-may-write",
-            format!(
-                "sessions are connected to the publisher that may be older than its default_transaction_read_only, and \
-                 would then write on: pid {pids}"
-            ),
-            format!(
-                "end them there: SELECT pg_terminate_backend({first}); or use --stop-writes, which ends them; or say \
-                 --writes-stopped if they write no more"
-            ),
-        )
-        .into())
-    }
-
-    /// What only a rehearsal looks at before the pause: our own sidecar keeps up, and `by` is enough for the writes to be
-    /// stopped.
-    pub(super) async fn rehearse(&self, by: WritesStopped, give_up: Instant) -> Result<(), Stop> {
-        let now = emit(&self.publisher.client, "seqshadow cutover").await?;
-        self.sidecar_has(now, give_up).await?;
-        self.would_be_stopped(by).await
-    }
-
-    /// Whether `by` is enough for the writes to be stopped when it comes to that.
-    async fn would_be_stopped(&self, by: WritesStopped) -> Result<(), Stop> {
-        if by != WritesStopped::BySetting || writes::are_stopped(&self.publisher.client).await? {
-            return Ok(());
-        }
-        let database = crate::types::quote_identifier(self.database());
-        Err(Blocker::new(
-            "writes-not-stopped",
-            "nothing keeps the application from writing to the publisher: default_transaction_read_only of its \
-             database is off",
-            format!(
-                "use --stop-writes; or there: ALTER DATABASE {database} SET default_transaction_read_only = on; and \
-                 end its sessions; or say --writes-stopped if they are stopped in another way"
-            ),
-        )
-        .into())
-    }
-
-    /// No role may have a setting of its own that lets it write on.
-    async fn nobody_exempt(&self, by: WritesStopped) -> Result<(), Stop> {
-        if by == WritesStopped::AsTheOperatorSays {
-            return Ok(());
-        }
-        let exempt = writes::exempt_roles(&self.control.client).await?;
-        let Some(role) = exempt.first().map(|role| crate::types::quote_identifier(role)) else {
-            return Ok(());
-        };
-        Err(Blocker::new(
-            "role-writes-on",
-            format!("role {role} has default_transaction_read_only = off of its own and would write on"),
-            format!("ALTER ROLE {role} RESET default_transaction_read_only; (or IN DATABASE …)"),
-        )
-        .into())
-    }
-
-    async fn nobody_writes(&self, give_up: Instant) -> Result<(), Stop> {
-        loop {
-            let writing = writes::writing_sessions(&self.publisher.client, &self.own_sessions()).await?;
-            if writing.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > give_up {
-                let pids = writing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                return Err(Blocker::new(
-                    "open-transaction",
-                    format!("a transaction of this database has written and is still open on the publisher: pid {pids}"),
-                    format!(
-                        "wait for it, end it there with SELECT pg_terminate_backend({}), or use --stop-writes",
-                        writing.first().copied().unwrap_or_default()
-                    ),
-                )
-                .into());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
     }
 
     /// Sets the fence.

@@ -11,13 +11,11 @@ use tokio_postgres::error::SqlState;
 
 use super::stop::Blocker;
 use crate::ops::ask::Side;
+use crate::ops::read_only::{self, NewSessions, SETTING, Said};
 use crate::publisher::connection::APPLICATION_NAME;
 use crate::sides::SidesError;
 use crate::sql::SqlError;
 use crate::types::{quote_identifier, quote_literal};
-
-/// The setting that makes new transactions read-only, unless they ask for something else.
-const SETTING: &str = "default_transaction_read_only";
 
 /// How often to look whether the sessions are gone.
 const LOOK: Duration = Duration::from_millis(10);
@@ -89,15 +87,24 @@ pub async fn abort(client: &Client) -> Result<bool, SidesError> {
         Undo { database, before: None, stamp: None }.run(client).await?;
         return Ok(true);
     }
-    if are_stopped(client).await? {
-        return Err(SidesError::Setting {
-            what: "default_transaction_read_only is on for the whole publisher, not for this database alone"
-                .to_owned(),
-            action: "there: ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf();"
-                .to_owned(),
-        });
-    }
-    Ok(false)
+    // Nobody but the operator has made it so, and it is not for this database alone.
+    let (what, action) = match read_only::by_default(Side::Publisher, client).await? {
+        NewSessions::MayWrite | NewSessions::ReadOnly(Said::Database(_)) => return Ok(false),
+        NewSessions::ReadOnly(Said::Everybody(_)) => (
+            for_all("all roles in every database of the publisher"),
+            format!("ALTER ROLE ALL RESET {SETTING};"),
+        ),
+        NewSessions::ReadOnly(Said::Server(_)) => (
+            for_all("the whole publisher"),
+            format!("ALTER SYSTEM RESET {SETTING}; SELECT pg_reload_conf();"),
+        ),
+        NewSessions::Unknown(hidden) => (hidden.what(), hidden.action()),
+    };
+    Err(SidesError::Setting { what, action: format!("there: {action}") })
+}
+
+fn for_all(whom: &str) -> String {
+    format!("{SETTING} is on for {whom}, not for this database alone")
 }
 
 /// As the server reads a boolean: any beginning of the word will do.
@@ -105,30 +112,6 @@ fn is_on(value: &str) -> bool {
     let value = value.to_ascii_lowercase();
     !value.is_empty()
         && (value == "1" || value == "on" || "true".starts_with(&value) || "yes".starts_with(&value))
-}
-
-/// Whether new transactions of an ordinary session in this database are read-only.
-pub(super) async fn are_stopped(client: &Client) -> Result<bool, SidesError> {
-    let own = setting(client).await?;
-    match own {
-        Some(value) => Ok(is_on(&value)),
-        None => {
-            let sql = "SELECT reset_val FROM pg_settings WHERE name = $1";
-            let value: String = Side::Publisher.value(client, sql, &[&SETTING]).await?;
-            Ok(is_on(&value))
-        }
-    }
-}
-
-/// Roles whose own setting would let them write on.
-pub(super) async fn exempt_roles(client: &Client) -> Result<Vec<String>, SidesError> {
-    let sql = "SELECT DISTINCT r.rolname::text FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole,
-                      unnest(s.setconfig) AS config
-                WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-                  AND CASE WHEN config LIKE $1 || '=%' THEN NOT substr(config, length($1) + 2)::bool ELSE false END
-                ORDER BY 1";
-    let rows = Side::Publisher.rows(client, sql, &[&SETTING]).await?;
-    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
 }
 
 /// Whether our role could stop the writes now: the setting is changed and taken back in one transaction, which nobody
@@ -309,7 +292,7 @@ fn may_not(why: &str, action: &str) -> Blocker {
 /// Client sessions in this database but ours and those that replicate. A name anybody can give himself: a running
 /// seqshadow is known by its role, which streams from a slot, or is ours.
 async fn other_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
-    // What kind a backend is may be hidden from us; who replicates is not.
+    // What kind a backend is may be hidden from us; who replicates is not. A slot may be held by a client session, too.
     let sql = "SELECT pid FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ($1)
                   AND coalesce(backend_type, 'client backend') = 'client backend'
@@ -318,7 +301,6 @@ async fn other_sessions(client: &Client, keep: &[i32]) -> Result<Vec<i32>, Sides
                       UNION ALL
                       SELECT w.usesysid FROM pg_replication_slots s JOIN pg_stat_activity w ON w.pid = s.active_pid
                        WHERE w.application_name = $2 AND s.database = current_database()))
-                  AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL)
                   AND pid NOT IN (SELECT pid FROM pg_stat_replication)
                 ORDER BY pid";
     let rows = Side::Publisher.rows(client, sql, &[&keep, &APPLICATION_NAME]).await?;
@@ -358,4 +340,31 @@ pub(super) async fn sessions_of(subscriber: &Client) -> Result<Vec<i32>, SidesEr
 /// The other client sessions there are: each of them could begin to write again.
 pub(super) async fn others(client: &Client, keep: &[i32]) -> Result<Vec<i32>, SidesError> {
     other_sessions(client, keep).await
+}
+
+/// The same, where a setting that is not of our making is to bind them all: those that began before it are not bound, and
+/// which those are nobody can see. One that is about to begin is waited for until `give_up`, and belongs to them after that.
+pub(super) async fn perhaps_older(
+    client: &Client,
+    keep: &[i32],
+    give_up: Instant,
+) -> Result<Vec<i32>, SidesError> {
+    loop {
+        let now = Older::look(client, keep).await?;
+        if now.beginning.is_empty() || Instant::now() > give_up {
+            return Ok(now.pids().collect());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until `give_up` for the end of those that are there now; who begins from here on is bound by a setting that is in
+/// force already. Gives those that are still there then.
+pub(in crate::ops) async fn outlast(client: &Client, give_up: Instant) -> Result<Vec<i32>, SidesError> {
+    let mut older = Older::look(client, &[]).await?;
+    while !older.are_gone() && Instant::now() < give_up {
+        tokio::time::sleep(LOOK).await;
+        older.look_again(client, &[]).await?;
+    }
+    Ok(older.pids().collect())
 }

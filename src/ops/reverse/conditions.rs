@@ -4,17 +4,20 @@
 //! only an attempt can tell (rights to create, the way from one server to the other) is rehearsed in `apply`.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio_postgres::Client;
 
-use super::Request;
 use super::connection::Route;
 use super::ends::{Ends, NEW, OLD};
 use super::found::{Piece, SlotPiece};
-use super::status::writing_roles;
 use super::tables::Tables;
+use super::{Action, Request};
 use crate::exit::ExitCode;
 use crate::ops::ask::Side;
+use crate::ops::cutover::writes::outlast;
+use crate::ops::read_only::{self, NewSessions, SETTING};
 use crate::sides::SidesError;
 use crate::sql::Connection;
 use crate::types::{QualifiedName, quote_identifier, quote_literal};
@@ -329,28 +332,8 @@ impl Conditions {
             return Ok(());
         }
         let client = &ends.old.client;
-        let database: String = OLD.value(client, "SELECT current_database()::text", &[]).await?;
-        if !writes_blocked(ends).await? && !request.writes_stopped {
-            self.refused(
-                format!("nothing keeps applications from writing to database {database} of the old server"),
-                format!(
-                    "rows written there from now on would be lost: ALTER DATABASE {} SET default_transaction_read_only \
-                     = on; and end its sessions, or say --writes-stopped if they are stopped in another way",
-                    quote_identifier(&database)
-                ),
-            );
-        }
         if !request.writes_stopped {
-            for role in writing_roles(ends).await? {
-                let role = quote_identifier(&role);
-                self.refused(
-                    format!("role {role} has default_transaction_read_only = off of its own on the old server"),
-                    format!(
-                        "its rows would be lost: ALTER ROLE {role} RESET default_transaction_read_only; (or IN DATABASE \
-                         …), or say --writes-stopped if it does not write"
-                    ),
-                );
-            }
+            self.setting(client, request).await?;
         }
         // From the locks, which every role may see; what kind of session it is, only some may.
         let sql = "SELECT a.pid FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
@@ -391,6 +374,58 @@ impl Conditions {
         Ok(())
     }
 
+    /// The setting that keeps them from it, and whom it does not bind.
+    async fn setting(&mut self, client: &Client, request: &Request) -> Result<(), SidesError> {
+        let database: String = OLD.value(client, "SELECT current_database()::text", &[]).await?;
+        let default = read_only::by_default(OLD, client).await?;
+        if !default.is_read_only() {
+            let unknown = match &default {
+                NewSessions::Unknown(hidden) => format!(", and {}", hidden.what()),
+                _ => String::new(),
+            };
+            self.refused(
+                format!("nothing keeps applications from writing to database {database} of the old server{unknown}"),
+                format!(
+                    "rows written there from now on would be lost: ALTER DATABASE {} SET {SETTING} = on; and end its \
+                     sessions, or say --writes-stopped if they are stopped in another way",
+                    quote_identifier(&database)
+                ),
+            );
+        }
+        for role in read_only::exempt_roles(OLD, client).await? {
+            let role = quote_identifier(&role);
+            self.refused(
+                format!("role {role} has {SETTING} = off of its own on the old server"),
+                format!(
+                    "its rows would be lost: ALTER ROLE {role} RESET {SETTING}; (or IN DATABASE …), or say \
+                     --writes-stopped if it does not write"
+                ),
+            );
+        }
+        if !default.is_read_only() {
+            return Ok(());
+        }
+        // Readers that have come back since a cutover come and go; an idle one is to be ended while this waits.
+        let would_go_on = request.action == Action::Apply && self.obstacles.is_empty();
+        let patience = if would_go_on { request.wait } else { Duration::ZERO };
+        let sessions = outlast(client, Instant::now() + patience).await?;
+        if let Some(first) = sessions.first() {
+            self.refused(
+                format!(
+                    "sessions are connected to the old server that may be older than its {SETTING}, and would then write \
+                     on: pid {}",
+                    list(&sessions)
+                ),
+                format!(
+                    "their rows would be lost: end them there while this waits (--wait), with SELECT \
+                     pg_terminate_backend({first}); whoever connects from then on is bound. Or say --writes-stopped, if \
+                     cutover --stop-writes has ended the older ones, or they write no more"
+                ),
+            );
+        }
+        Ok(())
+    }
+
     fn route(&mut self, route: &Route) {
         if route.has_password {
             self.notes.push(
@@ -418,17 +453,6 @@ pub(super) async fn unready(ends: &Ends, subscription: &str) -> Result<Vec<Strin
     );
     let rows = NEW.rows(client, &sql, &[&subscription]).await?;
     rows.iter().map(|row| NEW.get(row, 0)).collect()
-}
-
-/// Whether new sessions in the old server's database begin read-only.
-pub(super) async fn writes_blocked(ends: &Ends) -> Result<bool, SidesError> {
-    // What our own sessions would have, had they not set it; and the database's, should our role have one of its own.
-    let sql = "SELECT reset_val = 'on' OR EXISTS (
-                      SELECT FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
-                       WHERE d.datname = current_database() AND s.setrole = 0
-                         AND 'default_transaction_read_only=on' = ANY(s.setconfig))
-                 FROM pg_settings WHERE name = 'default_transaction_read_only'";
-    OLD.value(&ends.old.client, sql, &[]).await
 }
 
 async fn may_replicate(side: Side, connection: &Connection) -> Result<bool, SidesError> {

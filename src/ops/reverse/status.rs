@@ -2,11 +2,12 @@
 //!
 //! In: both servers. Out: a [`Status`].
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::conditions::writes_blocked;
+use super::conditions::list;
 use super::ends::{Ends, NEW, OLD};
 use super::found::{Piece, SlotPiece};
 use super::observe::{Foreign, Observed, observe};
@@ -14,8 +15,9 @@ use super::{SCHEMA, Server};
 use crate::config::Settings;
 use crate::demo::text::counted;
 use crate::exit::ExitCode;
+use crate::ops::read_only::{self, NewSessions};
 use crate::sides::SidesError;
-use crate::types::quote_identifier;
+use crate::types::{QualifiedName, quote_identifier};
 
 /// Everything. Serialized as it is printed with `--json`.
 #[derive(Clone, Debug, Serialize)]
@@ -58,7 +60,11 @@ impl Status {
         let found = &ends.found;
         let mark = found.subscription.mark();
         let switched_at = mark.and_then(|mark| mark.switched_at.as_deref());
-        let observed = observe(ends, settings, duration, switched_at).await?;
+        let mut observed = observe(ends, settings, duration, switched_at).await?;
+        let default = read_only::by_default(OLD, &ends.old.client).await?;
+        if let NewSessions::Unknown(hidden) = &default {
+            observed.cannot_see.push(format!("{}; on the old server: {}", hidden.what(), hidden.action()));
+        }
         let sidecar =
             "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = $1";
         let sidecar = NEW.value(&ends.new.client, sidecar, &[&ends.names.sidecar]).await?;
@@ -79,13 +85,14 @@ impl Status {
             works,
             lag_bytes,
             sidecar,
-            writes_blocked: writes_blocked(ends).await?,
-            writing_roles: writing_roles(ends).await?,
+            writes_blocked: default.is_read_only(),
+            writing_roles: read_only::exempt_roles(OLD, &ends.old.client).await?,
             observed,
             problems: Vec::new(),
             alarms: Vec::new(),
         };
         status.find_problems(ends);
+        status.problems.extend(not_followed(ends).await?);
         status.find_alarms();
         Ok(status)
     }
@@ -178,13 +185,63 @@ impl Status {
     }
 }
 
-/// Roles whose own setting lets them write though the database's default does not.
-pub(super) async fn writing_roles(ends: &Ends) -> Result<Vec<String>, SidesError> {
-    let sql = "SELECT r.rolname::text FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
-                WHERE 'default_transaction_read_only=off' = ANY(s.setconfig)
-                  AND (s.setdatabase = 0
-                       OR s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
-                ORDER BY 1";
-    let rows = OLD.rows(&ends.old.client, sql, &[]).await?;
-    rows.iter().map(|row| OLD.get(row, 0)).collect()
+/// Tables of the reverse publication that the subscription on the old server does not follow, with why, and what to do.
+/// Nothing where one of the two is not there: that is said already.
+async fn not_followed(ends: &Ends) -> Result<Vec<String>, SidesError> {
+    if !ends.found.begun() || ends.found.subscription.mark().is_none() {
+        return Ok(Vec::new());
+    }
+    let name = &ends.names.object;
+    let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = $1 ORDER BY 1, 2";
+    let published = NEW.rows(&ends.new.client, sql, &[name]).await?;
+    let followed = followed(ends).await?;
+    let (mut missing, mut copied) = (Vec::new(), Vec::new());
+    for row in &published {
+        let table = QualifiedName::new(NEW.get::<String>(row, 0)?, NEW.get::<String>(row, 1)?);
+        match followed.get(&table).map(String::as_str) {
+            Some("r") => {}
+            Some(_) => copied.push(table),
+            None => missing.push(table),
+        }
+    }
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        problems.push(format!(
+            "rows of {} do not go back, for subscription {name} does not have it: on the old server, once the table is \
+             there and empty: ALTER SUBSCRIPTION {name} REFRESH PUBLICATION;",
+            list(&missing)
+        ));
+    }
+    if !copied.is_empty() {
+        problems.push(format!(
+            "subscription {name} has not copied {} yet: wait until pg_subscription_rel of the old server shows r, or see \
+             its log",
+            list(&copied)
+        ));
+    }
+    Ok(problems)
+}
+
+/// The tables of the subscription on the old server, with their state.
+async fn followed(ends: &Ends) -> Result<HashMap<QualifiedName, String>, SidesError> {
+    let client = &ends.old.client;
+    let readable = "SELECT has_column_privilege('pg_subscription', 'oid', 'SELECT')";
+    // Where that is not granted, every subscription's tables of this database are asked for.
+    let of = if OLD.value(client, readable, &[]).await? {
+        "SELECT s.oid FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+          WHERE d.datname = current_database() AND s.subname = $1"
+    } else {
+        "SELECT r.srsubid WHERE $1::text IS NOT NULL"
+    };
+    let sql = format!(
+        "SELECT n.nspname::text, c.relname::text, r.srsubstate::text
+           FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE r.srsubid IN ({of})"
+    );
+    let mut found = HashMap::new();
+    for row in OLD.rows(client, &sql, &[&ends.names.object]).await? {
+        let table = QualifiedName::new(OLD.get::<String>(&row, 0)?, OLD.get::<String>(&row, 1)?);
+        found.insert(table, OLD.get(&row, 2)?);
+    }
+    Ok(found)
 }

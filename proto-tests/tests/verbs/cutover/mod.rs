@@ -8,6 +8,7 @@ mod other_appliers;
 mod overlooked;
 mod pause;
 mod rights;
+mod setting;
 mod too_much;
 mod yes;
 

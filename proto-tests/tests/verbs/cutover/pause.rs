@@ -26,7 +26,7 @@ async fn held_in_its_pause(pair: &Pair, sidecar: &mut Shadow, directory: &Path, 
 }
 
 /// How it ended, and what it said.
-fn ended(mut cut: Shadow) -> (i32, String) {
+pub fn ended(mut cut: Shadow) -> (i32, String) {
     let status = cut.wait_exit(PATIENCE).unwrap();
     let log = format!("{}\n{}", cut.stdout_lines().join("\n"), cut.stderr_lines().join("\n"));
     (status.code().unwrap_or(-1), log)

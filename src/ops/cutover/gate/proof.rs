@@ -89,16 +89,7 @@ impl Gate<'_> {
     /// Reads both sides anew, and hears the witness again.
     pub(in crate::ops::cutover) async fn prove(&mut self, give_up: Instant) -> Result<(), Stop> {
         let Some(mut proven) = self.survey.take() else { return Ok(()) };
-        if let Some(undo) = &self.undo
-            && !undo.holds(&self.publisher.client).await?
-        {
-            return Err(Blocker::new(
-                "aborted",
-                "somebody has let the writes go on meanwhile, or changed another setting of the database",
-                "see who ran cutover --abort or ALTER DATABASE … SET, and try again",
-            )
-            .into());
-        }
+        self.still_stopped().await?;
         self.nobody_writes(give_up).await?;
         self.nothing_prepared().await?;
         self.proven = emit(&self.publisher.client, "seqshadow cutover proven").await?;
