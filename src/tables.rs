@@ -177,7 +177,7 @@ pub async fn scan(
             format!(
                 "SELECT {digits}::numeric AS id FROM ONLY {table} WHERE left({column}, {p}) = {prefix} \
                  AND right({column}, {s}) = {suffix} AND length({column}) > {p} + {s} \
-                 AND CASE WHEN length({column}) > {p} + {s} THEN {digits} ~ '^[0-9]{{1,30}}$' ELSE false END",
+                 AND CASE WHEN length({column}) > {p} + {s} THEN {digits} ~ '^-?[0-9]{{1,30}}$' ELSE false END",
                 p = prefix.chars().count(),
                 s = suffix.chars().count(),
                 prefix = quote_literal(&prefix),

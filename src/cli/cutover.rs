@@ -68,7 +68,7 @@ pub struct CutoverArgs {
     /// The publisher is gone for good: from what is on the subscriber, without a certificate
     #[arg(long, conflicts_with_all = ["stop_writes", "exact", "also", "dry_run"])]
     publisher_lost: bool,
-    /// With --publisher-lost: how many ids are left free
+    /// With --publisher-lost: how many ids are left free, by each run anew
     #[arg(long, value_name = "IDS", default_value_t = MARGIN, requires = "publisher_lost")]
     margin: u64,
     #[command(flatten)]
@@ -138,15 +138,13 @@ async fn lost(
 }
 
 fn lost_text(statement: &Statement) -> String {
-    let mut out = hang(
-        &format!(
-            "WITHOUT THE PUBLISHER, and so without a certificate: {} moved, {} in place, by what is on {}",
-            count(statement.moved.len(), "sequence"),
-            statement.in_place,
-            statement.subscriber
-        ),
-        2,
+    let head = format!(
+        "WITHOUT THE PUBLISHER, and so without a certificate: {} moved, {} in place, by what is on {}",
+        count(statement.moved.len(), "sequence"),
+        statement.in_place,
+        statement.subscriber
     );
+    let mut out = hang(&head, 2);
     for failed in &statement.failed {
         out += &hang(&format!("NOT moved: {}: {}", failed.sequence, failed.reason), 2);
     }

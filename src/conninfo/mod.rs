@@ -45,6 +45,48 @@ pub use settings::{
 
 use passfile::PassfileKey;
 
+/// What a connection string names itself.
+#[derive(Debug)]
+pub(crate) struct Named {
+    /// Keywords and values that may be shown.
+    pub open: Vec<(&'static str, String)>,
+    /// Keywords whose values may not.
+    pub secret: Vec<&'static str>,
+}
+
+/// What is named in `text`, without what service files and the environment add.
+///
+/// # Errors
+/// As [`Conninfo::parse`].
+pub(crate) fn named(text: &str) -> Result<Named, ConninfoError> {
+    let mut named = Named { open: Vec::new(), secret: Vec::new() };
+    for (keyword, value) in read(text)?.filled_ones() {
+        if keywords::find(keyword).is_none_or(|row| row.secret) {
+            named.secret.push(keyword);
+        } else {
+            named.open.push((keyword, value.to_owned()));
+        }
+    }
+    Ok(named)
+}
+
+/// A URI, keywords and values, or else a bare database name.
+fn read(text: &str) -> Result<options::Options, ConninfoError> {
+    if let Some(rest) = uri::strip_prefix(text) {
+        return uri::parse(rest);
+    }
+    if text.contains('=') || text.is_empty() {
+        return keyvalue::parse(text);
+    }
+    if redact::has_credentials(text) {
+        let reason = "a URI starts with postgresql:// or postgres://".to_owned();
+        return Err(ConninfoError::Uri { reason });
+    }
+    let mut options = options::Options::default();
+    options.set("dbname", text.to_owned())?;
+    Ok(options)
+}
+
 /// Everything needed to open a connection, checked and with its defaults filled in.
 #[derive(Clone)]
 pub struct Conninfo {
@@ -141,19 +183,7 @@ impl Conninfo {
     /// What libpq refuses, and what we cannot honour (see the module's text). The text is never repeated where it may
     /// hold a password.
     pub fn parse(text: &str, env: &Environment) -> Result<Conninfo, ConninfoError> {
-        let mut options = if let Some(rest) = uri::strip_prefix(text) {
-            uri::parse(rest)?
-        } else if text.contains('=') || text.is_empty() {
-            keyvalue::parse(text)?
-        } else if redact::has_credentials(text) {
-            return Err(ConninfoError::Uri {
-                reason: "a URI starts with postgresql:// or postgres://".to_owned(),
-            });
-        } else {
-            let mut options = options::Options::default();
-            options.set("dbname", text.to_owned())?;
-            options
-        };
+        let mut options = read(text)?;
         service::apply(&mut options, env)?;
         for row in keywords::KEYWORDS {
             if let Some(value) = row.env.and_then(|name| env.variable(name)) {

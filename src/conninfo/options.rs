@@ -26,6 +26,12 @@ impl Options {
         self.get(keyword).filter(|value| !value.is_empty())
     }
 
+    /// All keywords with a value that is not empty.
+    pub(crate) fn filled_ones(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let values = self.values.iter().map(|(keyword, value)| (*keyword, value.as_str()));
+        values.filter(|(_, value)| !value.is_empty())
+    }
+
     /// Sets a value as a connection string does: the last mention wins, and `requiressl` is the old name of two
     /// `sslmode`s.
     pub(crate) fn set(&mut self, keyword: &str, value: String) -> Result<(), ConninfoError> {

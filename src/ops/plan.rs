@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::survey::{Survey, Surveyed};
 use super::verdict::further;
+use crate::demo::text::wrap;
 use crate::keeper::{Managed, Todo};
 use crate::plan::{Lead, State};
 use crate::types::quote_literal;
@@ -76,19 +77,22 @@ impl Plan {
             in_place: 0,
             excluded: 0,
         };
-        for Surveyed { managed, .. } in &survey.sequences {
+        for one in &survey.sequences {
+            let managed = &one.managed;
             let sequence = managed.sequence.name.to_string();
             if managed.excluded.is_some() {
                 plan.excluded += 1;
                 continue;
             }
             match todo(managed, lead) {
-                Todo::Nothing => match left_further(managed) {
+                Todo::Nothing => match left_further(managed).or_else(|| unread(one)) {
                     Some(left) => plan.held.push(left),
                     None => plan.in_place += 1,
                 },
                 Todo::Advance { to } => {
                     plan.moves.push(Move::of(managed, State { last_value: to, is_called: true }));
+                    // Past the rows, and nobody knows whether that is far enough.
+                    plan.held.extend(unread(one));
                 }
                 Todo::Follow(exact) => plan.moves.push(Move::of(managed, exact)),
                 Todo::Hold(hold) => {
@@ -103,17 +107,20 @@ impl Plan {
     /// The script: runs in psql, and in anything else that runs SQL.
     #[must_use]
     pub fn script(&self, publisher: &str, subscriber: &str) -> String {
-        let (publisher, subscriber) = (flat(publisher), flat(subscriber));
         let mut out = format!(
-            "-- seqshadow plan, made {}, of the publisher's state at {}\n-- publisher:  {publisher}\n-- subscriber: {subscriber}\n--\n\
+            "-- seqshadow plan, made {}\n-- of the publisher's state at {}\n{}{}--\n\
              -- Run it on the subscriber: psql -X -v ON_ERROR_STOP=1 -f plan.sql\n\
-             -- A line moves its sequence forward or not at all, but for a CYCLE sequence where\n\
-             -- its line says so: it gets the publisher's state, also back. While others\n\
-             -- call nextval there, use seqshadow sync instead, which cannot race with them.\n\n\
+             -- A line moves its sequence forward or not at all, but for a CYCLE sequence\n\
+             -- where its line says so: it gets the publisher's state, also back. While\n\
+             -- others call nextval there, use seqshadow sync instead, which cannot race\n\
+             -- with them.\n\n\
              SET lock_timeout = '5s';\n\
              -- A server that was cut over from is read-only by default.\n\
              SET default_transaction_read_only = off;\n",
-            self.at, self.publisher_lsn
+            self.at,
+            self.publisher_lsn,
+            comment(&format!("publisher:  {publisher}")),
+            comment(&format!("subscriber: {subscriber}"))
         );
         for one in &self.moves {
             let known = match (one.furthest_id, one.source) {
@@ -125,10 +132,12 @@ impl Plan {
             };
             let next = one.next_value.map_or_else(|| "used up".to_owned(), |next| format!("next was {next}"));
             // Writing to a String cannot fail.
-            let _ = write!(out, "\n-- {}: {known}; {next}\n{}\n", flat(&one.sequence), one.sql);
+            let said = comment(&format!("{}: {known}; {next}", one.sequence));
+            let _ = write!(out, "\n{said}{}\n", one.sql);
         }
         for one in &self.held {
-            let _ = write!(out, "\n-- HELD {}: {}\n", flat(&one.sequence), flat(&one.reason));
+            let said = comment(&format!("HELD {}: {}", one.sequence, one.reason));
+            let _ = write!(out, "\n{said}");
             if let Some(sql) = &one.sql {
                 let _ = writeln!(out, "-- {}", flat(sql));
             }
@@ -168,6 +177,25 @@ fn left_further(managed: &Managed) -> Option<HeldBack> {
         reason: further(here, there),
         sql: Some(setval(managed, there, "")),
     })
+}
+
+/// A sequence of which nothing tells where it should stand.
+fn unread(one: &Surveyed) -> Option<HeldBack> {
+    let sequence = one.managed.sequence.name.to_string();
+    one.unread().map(|reason| HeldBack { sequence, reason, sql: None })
+}
+
+/// A comment in lines that keep to the margins.
+fn comment(text: &str) -> String {
+    // A line break in a name is a blank here: what comes after it must not become a statement.
+    let lines = wrap(text, 5);
+    let mut out = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        let indent = if index == 0 { "--" } else { "--  " };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{indent} {}", line.trim_start());
+    }
+    out
 }
 
 fn setval(managed: &Managed, State { last_value, is_called }: State, guard: &str) -> String {

@@ -417,11 +417,10 @@ pub(crate) async fn subscriber_alone(
     for one in &mut managed {
         // There is nobody to ask about an id far out.
         one.judge_outlier(settings.outliers);
-        let is_blind = one.sequence.consumers.iter().all(|c| matches!(c.readable, Readable::No(_)));
-        if (is_blind || gaps.contains_key(&one.oid()))
+        if one.is_followed_by_ids()
             && let Some(mark) = one.state.and_then(|state| state.mark(&one.sequence.definition))
         {
-            // No column tells: from where it stands.
+            // Rows tell of those ids only whose rows are there: a queue's are deleted, and the sequence went on.
             one.seen_in_own_table(mark, Duration::ZERO);
         }
     }

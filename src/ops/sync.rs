@@ -156,13 +156,14 @@ impl Mover<'_> {
                 (Todo::Hold(hold), _) => managed.hold_text(&hold, &survey.role),
                 (Todo::Advance { .. } | Todo::Follow(_), _) => managed.hold_text(&Hold::Locked, &survey.role),
                 (_, Verdict::Behind) => "its next value is in use, or will be".to_owned(),
-                // There is nothing to bring it up to.
-                (_, Verdict::Unproven(_)) if managed.publisher_value().is_some_and(|value| value.absent) => {
-                    continue;
-                }
-                // A column that was not looked at is no failure of the move.
-                (_, Verdict::Unproven(_)) if !one.gaps.is_empty() || !survey.publisher_known => continue,
-                (_, Verdict::Unproven(why)) => why,
+                (_, Verdict::Unproven(why)) => match one.unread() {
+                    Some(unread) => unread,
+                    // There is nothing to bring it up to.
+                    None if managed.publisher_value().is_some_and(|value| value.absent) => continue,
+                    // A column that was not looked at is no failure of the move.
+                    None if !one.gaps.is_empty() || !survey.publisher_known => continue,
+                    None => why,
+                },
                 _ => continue,
             };
             if managed.state == before {

@@ -2,10 +2,13 @@
 //!
 //! In: a [`Surveyed`] sequence. Out: its [`Verdict`]. No IO.
 
+use std::time::Duration;
+
 use super::survey::Surveyed;
 use super::verify::{AS_PUBLISHER, PAST_PUBLISHER, PAST_ROWS};
 use crate::catalog::{Consumer, Readable};
-use crate::plan::State;
+use crate::keeper::{Hold, Todo};
+use crate::plan::{Lead, State};
 use crate::publisher::look::PublisherValue;
 use crate::types::quote_identifier;
 
@@ -62,11 +65,17 @@ impl Surveyed {
         if one.is_behind() {
             return Verdict::Behind;
         }
-        if state.next(&one.sequence.definition).is_none() {
-            return Verdict::Unproven(format!(
-                "it is used up: {} was its last value, and nextval fails",
-                state.last_value
-            ));
+        match state.next(&one.sequence.definition) {
+            None => {
+                return Verdict::Unproven(format!(
+                    "it is used up: {} was its last value, and nextval fails",
+                    state.last_value
+                ));
+            }
+            Some(next) if !(one.bounds.lowest..=one.bounds.highest).contains(&next) => {
+                return Verdict::Unproven(self.too_wide(next, role));
+            }
+            Some(_) => {}
         }
         match value {
             Some(value)
@@ -82,6 +91,33 @@ impl Surveyed {
             None => return Verdict::Unproven("the publisher was not asked".to_owned()),
         }
         if self.gaps.is_empty() { Verdict::Past } else { Verdict::Unproven(self.gaps.join("; ")) }
+    }
+
+    /// Of a next value that a column of it cannot hold: nextval gives it, and the INSERT fails.
+    fn too_wide(&self, next: i64, role: &str) -> String {
+        let one = &self.managed;
+        match one.todo(Lead::Steps(0), Duration::ZERO) {
+            Todo::Hold(hold @ Hold::Plan(_)) => one.hold_text(&hold, role),
+            _ => format!("its next value {next} does not fit into a column that takes its values"),
+        }
+    }
+
+    /// Why nothing tells where it should stand: the publisher's was not read, or there is none and the columns here were
+    /// not looked at. `None` where something tells, and where [`Managed::hold`](crate::keeper::Managed) says why not.
+    #[must_use]
+    pub fn unread(&self) -> Option<String> {
+        let one = &self.managed;
+        if one.excluded.is_some() || one.hold.is_some() {
+            return None;
+        }
+        let value = one.publisher_value()?;
+        let why = value.unread.clone()?;
+        if value.absent {
+            // Without a column, or with one that says nothing, there is nothing to bring it up to.
+            let is_known = one.cycles() || one.mark().is_some() || self.gaps.is_empty();
+            return (!is_known).then(|| format!("{why}, and {}", self.gaps.join("; ")));
+        }
+        (!one.cycles() || value.state.is_none()).then_some(why)
     }
 
     /// What [`Verdict::Past`] means where it does not mean past every id, in one word, and why.

@@ -364,6 +364,8 @@ mod tests {
         assert_eq!(read("ORD-7/x   "), Ok(7));
         assert_eq!(read("ORD--7/x"), Ok(-7));
         assert_eq!(read("ORD-/x"), Err(Unreadable::NotANumber));
+        let bare = IdFormat::Affix { prefix: b"A".as_slice().into(), suffix: b"".as_slice().into() };
+        assert_eq!(from_text(b"A-60", &bare), Ok(-60), "of a descending sequence");
         assert_eq!(read("ord-7/x"), Err(Unreadable::Affix));
         assert_eq!(read("ORD-7"), Err(Unreadable::Affix));
         assert_eq!(read("ORD-1.0/x"), Ok(1));

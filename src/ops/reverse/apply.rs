@@ -11,9 +11,10 @@
 //! 5. the forward subscription is dropped;
 //! 6. the subscription on the old server.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::conditions::{Obstacle, unready};
+use super::conditions::{Obstacle, list, unready};
 use super::connection::Route;
 use super::ends::{Ends, NEW, OLD, PAUSE, refusal};
 use super::found::{Forward, Piece, SlotPiece, old_slot};
@@ -26,8 +27,8 @@ use crate::demo::text::counted;
 use crate::ops::ask::Side;
 use crate::sides::SidesError;
 use crate::sql;
-use crate::types::{Lsn, quote_identifier};
-use tokio_postgres::Client;
+use crate::types::{Lsn, QualifiedName, quote_identifier};
+use tokio_postgres::{Client, Row};
 
 /// A transaction that shows how far the forward subscription is.
 const FENCE: &str = "SELECT pg_logical_emit_message(true, 'seqshadow', 'reverse')";
@@ -74,6 +75,40 @@ pub(super) async fn rehearse(
         }
     }
     Ok(())
+}
+
+/// A table that the forward publications publish, and that no subscription of the new server knows: the forward slot has
+/// confirmed its rows, and nobody has applied them. `None` where the forward subscription was dropped after that proof.
+///
+/// # Errors
+/// Where a connection is lost.
+pub(super) async fn never_subscribed(ends: &Ends) -> Result<Option<Obstacle>, SidesError> {
+    let Some(forward) = &ends.found.forward else { return Ok(None) };
+    let name = |side: Side, row: &Row| -> Result<QualifiedName, SidesError> {
+        Ok(QualifiedName::new(side.get::<String>(row, 0)?, side.get::<String>(row, 1)?))
+    };
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_subscription_rel r
+                 JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace";
+    let rows = NEW.rows(&ends.new.client, sql, &[]).await?;
+    let known: BTreeSet<QualifiedName> = rows.iter().map(|row| name(NEW, row)).collect::<Result<_, _>>()?;
+    let sql = "SELECT DISTINCT schemaname::text, tablename::text FROM pg_publication_tables
+                WHERE pubname = ANY($1) ORDER BY 1, 2";
+    let rows = OLD.rows(&ends.old.client, sql, &[&forward.publications]).await?;
+    let published: Vec<QualifiedName> = rows.iter().map(|row| name(OLD, row)).collect::<Result<_, _>>()?;
+    let never: Vec<&QualifiedName> = published.iter().filter(|table| !known.contains(table)).collect();
+    let subscription = quote_identifier(&forward.name);
+    Ok((!never.is_empty()).then(|| {
+        Obstacle::refused(
+            format!(
+                "published on the old server, and not known to any subscription of the new one, so that their rows have \
+                 not come: {}",
+                list(&never)
+            ),
+            format!(
+                "on the new server: ALTER SUBSCRIPTION {subscription} REFRESH PUBLICATION; and wait until they are copied"
+            ),
+        )
+    }))
 }
 
 /// Runs a transaction that rolls itself back. `Some` is what the server said against it.

@@ -7,7 +7,7 @@
 use secrecy::ExposeSecret as _;
 
 use crate::config::ConninfoText;
-use crate::conninfo::{Conninfo, Endpoint, Environment, SslMode, TargetSessionAttrs};
+use crate::conninfo::{self, Conninfo, Endpoint, Environment, Named, SslMode, TargetSessionAttrs};
 use crate::sides::SidesError;
 
 /// The connection string of the reverse subscription.
@@ -17,7 +17,10 @@ pub(super) struct Route {
     pub text: ConninfoText,
     /// As it may be shown.
     pub shown: String,
+    /// A password, of whatever kind.
     pub has_password: bool,
+    /// The keywords of `text` that are not in `shown`.
+    pub hidden: Vec<&'static str>,
     /// It leads to the machine that it is used on, which is the old server's.
     pub is_local: bool,
     /// Somebody has named it with `--connection`.
@@ -49,21 +52,27 @@ impl Route {
                 None => shown.clone(),
             };
             let has_password = password.is_some();
+            let hidden = if has_password { vec!["password"] } else { Vec::new() };
             return Ok(Route {
                 text: ConninfoText::new(text),
                 shown,
                 has_password,
+                hidden,
                 is_local: is_local(new),
                 is_given: false,
             });
         };
         let parsed = parse(text)?;
         let has_password = parsed.password().is_some();
-        let shown = if has_password { shown(&parsed) } else { text.to_owned() };
+        let named = conninfo::named(text)
+            .map_err(|source| SidesError::Conninfo { side: "reverse subscription", source })?;
+        let hides = has_password || !named.secret.is_empty();
+        let shown = if hides { without_secrets(&parsed, &named) } else { text.to_owned() };
         Ok(Route {
             text: ConninfoText::new(text),
             shown,
-            has_password,
+            has_password: hides,
+            hidden: named.secret,
             is_local: is_local(&parsed),
             is_given: true,
         })
@@ -81,6 +90,14 @@ impl Route {
             )
         })
     }
+}
+
+/// What [`shown`] shows, and whatever else was given that may be: files of certificates above all.
+fn without_secrets(parsed: &Conninfo, named: &Named) -> String {
+    const SHOWN: [&str; 7] =
+        ["host", "hostaddr", "port", "dbname", "user", "sslmode", "target_session_attrs"];
+    let more = named.open.iter().filter(|(keyword, _)| !SHOWN.contains(keyword));
+    more.fold(shown(parsed), |text, (keyword, given)| format!("{text} {keyword}={}", value(given)))
 }
 
 fn is_local(conninfo: &Conninfo) -> bool {
@@ -157,6 +174,21 @@ mod tests {
         let given = Route::of(Some("postgresql://u:secret@new/shop"), None, &conninfo("host=/tmp")).unwrap();
         assert!(given.has_password && !given.is_local);
         assert_eq!(given.shown, "host=new port=5432 dbname=shop user=u");
+    }
+
+    #[test]
+    fn no_secret_of_any_kind_is_shown() {
+        for secret in ["sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"] {
+            let text = format!("host=new dbname=shop sslcert=/c.pem {secret}=hunter2");
+            let Ok(route) = Route::of(Some(&text), None, &conninfo("host=/tmp")) else { continue };
+            assert_eq!(
+                route.shown, "host=new port=5432 dbname=shop user=postgres sslcert=/c.pem",
+                "{secret}"
+            );
+            assert_eq!(route.text.expose(), text, "the subscription keeps it");
+            assert!(route.has_password);
+            assert_eq!(route.hidden, [secret]);
+        }
     }
 
     #[test]

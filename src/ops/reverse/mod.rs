@@ -193,6 +193,7 @@ async fn forwards(
     let conditions = Conditions::check(ends, &tables, request, route).await?;
     done.obstacles = conditions.obstacles;
     done.notes = conditions.notes;
+    done.obstacles.extend(apply::never_subscribed(ends).await?);
     if request.action == Action::Print {
         let seconds = request.wait.as_secs();
         done.script = Some(script::script(ends, &tables, route, &done.obstacles, seconds));

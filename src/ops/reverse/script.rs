@@ -197,8 +197,11 @@ impl Script<'_> {
 
     fn subscription(&mut self, route: &Route) {
         self.on(Server::Old, "The way back");
-        if route.has_password {
-            self.text += "-- The password is not printed: put password=… into CONNECTION.\n";
+        if !route.hidden.is_empty() {
+            let hidden: Vec<String> = route.hidden.iter().map(|keyword| format!("{keyword}=…")).collect();
+            let what = if route.hidden == ["password"] { "The password" } else { "What is secret" };
+            let _ =
+                writeln!(self.text, "-- {what} is not printed: put {} into CONNECTION.", hidden.join(" "));
         }
         let comment = Mark { switched_at: Some(POSITION.to_owned()), ..Mark::default() }.comment();
         let _ = writeln!(

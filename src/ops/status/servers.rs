@@ -9,7 +9,7 @@ use crate::ops::ask::Side;
 use crate::ops::survey::{Depth, Surveyed, Surveyor};
 use crate::publisher::look::LOOK_TIMEOUT;
 use crate::publisher::slot::{self, Verdict};
-use crate::registry::SequenceStatus;
+use crate::registry::{Class, SequenceStatus};
 use crate::sides::{Needs, Sides, SidesError};
 use crate::sql;
 use crate::types::{Lsn, QualifiedName, SlotName};
@@ -81,7 +81,11 @@ fn line(mut one: Surveyed, settings: &Settings, role: &str) -> (QualifiedName, S
     {
         one.managed.hold = Some(hold);
     }
-    let status = one.managed.status(role);
+    let mut status = one.managed.status(role);
+    // Nobody follows it now, and nothing tells where it should stand.
+    if one.unread().is_some() && (status.mark.is_none() || !one.gaps.is_empty()) {
+        status.class = Class::Held;
+    }
     let mut reasons: Vec<String> = status.reason.iter().cloned().collect();
     reasons.extend(one.gaps);
     let reason = (!reasons.is_empty()).then(|| reasons.join("; "));

@@ -4,6 +4,7 @@ mod attack;
 mod databases;
 mod function;
 mod killed;
+mod lost;
 mod other_appliers;
 mod overlooked;
 mod pause;

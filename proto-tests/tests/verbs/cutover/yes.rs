@@ -165,7 +165,8 @@ async fn without_the_publisher_there_is_a_statement_and_no_certificate() {
     assert_eq!(state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value, 100_500);
     let text = verb::run(&stage.pair, "cutover", &["--publisher-lost"]).unwrap();
     assert!(text.stdout.contains("without a certificate"), "{}", text.all());
-    assert_eq!(state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value, 100_500);
+    // Nobody knows how far the publisher was: each run leaves a margin.
+    assert_eq!(state(&stage.subscriber, "orders_id_seq").await.unwrap().last_value, 200_500);
 }
 
 /// What an operator pays: the pause, for 200 tables.
