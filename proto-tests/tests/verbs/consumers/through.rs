@@ -132,7 +132,7 @@ CREATE TABLE o11 (id bigserial PRIMARY KEY, note text);
 CREATE FUNCTION fill11() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.id := nextval(TG_ARGV[0]); RETURN NEW; END$$;
 CREATE TRIGGER fill BEFORE INSERT ON o11 FOR EACH ROW EXECUTE FUNCTION fill11('o11_id_seq');
 CREATE SCHEMA x; CREATE SCHEMA y; CREATE TABLE x.o12 (id bigserial PRIMARY KEY); CREATE TABLE y.o12 (id bigserial PRIMARY KEY);
-CREATE FUNCTION x.add12() RETURNS void LANGUAGE sql AS $$INSERT INTO o12 VALUES (nextval('o12_id_seq'))$$;
+CREATE FUNCTION x.add12() RETURNS void LANGUAGE plpgsql AS $$BEGIN INSERT INTO o12 VALUES (nextval('o12_id_seq')); END$$;
 CREATE FUNCTION y.add12() RETURNS void LANGUAGE sql AS $$INSERT INTO y.o12 VALUES (nextval('y.o12_id_seq'))$$;
 CREATE TABLE o13 (id bigserial PRIMARY KEY, note text);
 CREATE FUNCTION copy13() RETURNS void LANGUAGE sql AS $$INSERT INTO o13 (id, note) SELECT nextval('o13_id_seq'), note FROM log$$;
