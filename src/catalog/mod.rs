@@ -15,6 +15,7 @@ mod takers;
 mod targets;
 mod tokens;
 mod views;
+mod written;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
