@@ -1,169 +1,282 @@
-//! What the text of a function does with `nextval`, as far as that is certain.
+//! What the text of a function does with the values that it takes of sequences, as far as that is certain.
 //!
-//! In: the text. Out: the names that `nextval` is called with, and the column of the new row that each value goes into
-//! ([`Draw`]); and the tables that are written to. No IO.
+//! In: the text, and the functions that hand such values on. Out: each call of `nextval` or of one of them ([`Draw`]), with
+//! the places that its value goes to ([`Goes`]): a value is followed through variables, and what it is put into is found by
+//! name or by position. What is not certain is [`Goes::Unknown`]. No IO.
 
 use std::collections::BTreeSet;
 
-/// One call of `nextval` with a name that stands there.
+use super::tokens::Token::{self, Literal, Mark, Word};
+use super::tokens::tokens;
+use super::written::{listed, selected_into_table, updated};
+use crate::types::QualifiedName;
+
+/// One call that takes a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Draw {
-    /// The name as it is written.
-    pub name: String,
-    /// The column that a trigger puts the value into as it is: `NEW.no := nextval('q')`. `None`: nobody knows.
-    pub into: Option<String>,
+    pub of: Source,
+    pub goes: BTreeSet<Goes>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Literal(String),
-    Mark(char),
+/// Whose value is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// `nextval` with a name, as it is written.
+    Sequence(String),
+    /// `nextval` with something that is no name.
+    Computed,
+    /// What one of the functions hands on, by its place in the list.
+    Function(usize),
 }
-use Token::{Literal, Mark, Word};
 
-/// Every call of `nextval` in a function's text. `None` where one has no name, or may be hidden in a text.
-pub(super) fn draws(text: &str) -> Option<Vec<Draw>> {
+/// Where a value goes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Goes {
+    /// Into a column of a trigger's new row.
+    New(String),
+    /// Into a column of a table.
+    Column {
+        schema: Option<String>,
+        table: String,
+        at: At,
+    },
+    /// To whom the function was called by.
+    Result,
+    Unknown,
+}
+
+/// Which column of a table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum At {
+    Name(String),
+    /// From 0 on.
+    Place(usize),
+}
+
+/// Every draw in a function's text. `None` where one may be hidden in a text.
+pub(super) fn draws(text: &str, functions: &[&QualifiedName]) -> Option<Vec<Draw>> {
     let tokens = tokens(text)?;
-    let hides =
-        |token: &Token| matches!(token, Literal(text) if text.to_ascii_lowercase().contains("nextval"));
-    if tokens.iter().any(hides) {
+    if tokens.iter().any(|token| hides(token, functions)) {
         return None;
     }
-    let is_call = |(_, token): &(usize, &Token)| matches!(token, Word(word) if word == "nextval");
-    tokens.iter().enumerate().filter(is_call).map(|(place, _)| draw(&tokens, place)).collect()
-}
-
-fn draw(tokens: &[Token], place: usize) -> Option<Draw> {
-    let (before, after) = (tokens.get(..place)?, tokens.get(place.checked_add(1)?..)?);
-    let [Mark('('), Literal(name), after @ ..] = after else { return None };
-    let [Mark(')'), after @ ..] = without_cast(after) else { return None };
-    Some(Draw { name: name.clone(), into: into(before, without_cast(after)) })
-}
-
-fn without_cast(tokens: &[Token]) -> &[Token] {
-    match tokens {
-        [Mark(':'), Mark(':'), Word(_), rest @ ..] => rest,
-        other => other,
+    let body = Body { tokens: &tokens };
+    let mut found = Vec::new();
+    for place in 0..tokens.len() {
+        let (before, here) = tokens.split_at(place);
+        let [Word(word), rest @ ..] = here else { continue };
+        let (schema, before) = match before {
+            [before @ .., Word(schema), Mark('.')] => (Some(schema), before),
+            other => (None, other),
+        };
+        if word == "nextval" && schema.is_none_or(|schema| schema == "pg_catalog") {
+            let (arguments, after) = call(rest)?;
+            let of = match arguments {
+                [Literal(name)] | [Literal(name), Mark(':'), Mark(':'), Word(_)] => {
+                    Source::Sequence(name.clone())
+                }
+                _ => Source::Computed,
+            };
+            found.push(Draw { of, goes: body.goes(before, after) });
+        }
+        for (number, function) in functions.iter().enumerate() {
+            if *word == function.name && schema.is_none_or(|schema| *schema == function.schema) {
+                let Some((_, after)) = call(rest) else { continue };
+                found.push(Draw { of: Source::Function(number), goes: body.goes(before, after) });
+            }
+        }
     }
+    Some(found)
 }
 
-/// The column that takes a value: by what stands before it, and by what comes after it.
-fn into(before: &[Token], after: &[Token]) -> Option<String> {
-    let before = match before {
-        [rest @ .., Word(schema), Mark('.')] if schema == "pg_catalog" => rest,
-        other => other,
+/// Whether a text, or what looks like a name between quotes, holds a call.
+fn hides(token: &Token, functions: &[&QualifiedName]) -> bool {
+    let text = match token {
+        Literal(text) => text.to_ascii_lowercase(),
+        Word(text) if text.contains(['(', ' ', '\n']) => text.to_ascii_lowercase(),
+        _ => return false,
     };
-    match (before, after) {
-        ([.., Word(select)], [Word(into), Word(row), Mark('.'), Word(column), Mark(';'), ..])
-            if select == "select" && into == "into" && row == "new" =>
-        {
-            Some(column.clone())
+    let is_call = |function: &&QualifiedName| {
+        let name = function.name.to_ascii_lowercase();
+        text.match_indices(&name).any(|(at, name)| {
+            let rest = text.get(at.saturating_add(name.len())..).unwrap_or_default();
+            rest.trim_start_matches('"').trim_start().starts_with('(')
+        })
+    };
+    text.contains("nextval") || functions.iter().any(is_call)
+}
+
+/// The arguments of a call, and what comes after it.
+pub(super) fn call(tokens: &[Token]) -> Option<(&[Token], &[Token])> {
+    let [Mark('('), rest @ ..] = tokens else { return None };
+    let mut depth = 1_usize;
+    for (place, token) in rest.iter().enumerate() {
+        match token {
+            Mark('(') => depth = depth.saturating_add(1),
+            Mark(')') => depth = depth.saturating_sub(1),
+            _ => {}
         }
-        (
-            [left @ .., Word(coalesce), Mark('('), Word(row), Mark('.'), Word(column), Mark(',')],
-            [Mark(')'), Mark(';'), ..],
-        ) if coalesce == "coalesce" && row == "new" => {
-            assigned(left).filter(|assigned| *assigned == column).cloned()
+        if depth == 0 {
+            let (arguments, after) = rest.split_at(place);
+            return Some((arguments, after.get(1..)?));
         }
-        (left, [Mark(';'), ..]) => assigned(left).cloned(),
-        _ => None,
+    }
+    None
+}
+
+/// What takes a value at once.
+pub(super) enum Taker {
+    Place(Goes),
+    Variable(String),
+    Nobody,
+}
+
+struct Body<'a> {
+    tokens: &'a [Token],
+}
+
+impl Body<'_> {
+    fn goes(&self, before: &[Token], after: &[Token]) -> BTreeSet<Goes> {
+        let mut found = BTreeSet::new();
+        self.follow(before, after, &mut BTreeSet::new(), &mut found);
+        found
+    }
+
+    fn follow(
+        &self,
+        before: &[Token],
+        after: &[Token],
+        seen: &mut BTreeSet<String>,
+        found: &mut BTreeSet<Goes>,
+    ) {
+        match taker(before, after) {
+            Taker::Place(goes) => {
+                found.insert(goes);
+            }
+            Taker::Variable(name) if seen.insert(name.clone()) => self.variable(&name, seen, found),
+            Taker::Variable(_) | Taker::Nobody => {}
+        }
+    }
+
+    /// Wherever a variable is used.
+    fn variable(&self, name: &str, seen: &mut BTreeSet<String>, found: &mut BTreeSet<Goes>) {
+        let mut is_declared = false;
+        for place in 0..self.tokens.len() {
+            let (before, here) = self.tokens.split_at(place);
+            let [Word(word), after @ ..] = here else { continue };
+            if word != name || matches!(before, [.., Mark('.')]) || matches!(after, [Mark('.'), ..]) {
+                continue;
+            }
+            match (statement(before), after) {
+                ([], [Mark(':'), Mark('='), ..] | [Mark('='), ..]) => {}
+                ([], [Word(_), ..]) => is_declared = true,
+                ([.., Word(into)] | [.., Word(into), _], _) if into == "into" => {}
+                (statement, _) if only_reads(statement) => {}
+                _ => self.follow(before, after, seen, found),
+            }
+        }
+        // A parameter that is handed out.
+        if !is_declared {
+            found.insert(Goes::Result);
+        }
     }
 }
 
-/// `NEW.column :=`
-fn assigned(left: &[Token]) -> Option<&String> {
-    let left = match left {
-        [rest @ .., Mark(':'), Mark('=')] | [rest @ .., Mark('=')] => rest,
+/// Whether what stands at the end of a statement is looked at, and goes nowhere.
+fn only_reads(statement: &[Token]) -> bool {
+    let is = |token: &Token, words: &[&str]| matches!(token, Word(word) if words.contains(&word.as_str()));
+    if statement.first().is_some_and(|first| is(first, &["raise", "if", "elsif", "while", "assert"])) {
+        return true;
+    }
+    let after = statement.iter().rposition(|token| is(token, &["where"])).and_then(|at| statement.get(at..));
+    after.is_some_and(|after| {
+        matches!(after, [.., Mark('=')])
+            && !after.iter().any(|token| is(token, &["set", "insert", "select", "values"]))
+    })
+}
+
+/// What stands before a place in its statement.
+pub(super) fn statement(before: &[Token]) -> &[Token] {
+    let starts = |token: &Token| match token {
+        Mark(';') => true,
+        Word(word) => matches!(word.as_str(), "begin" | "then" | "else" | "loop" | "declare"),
+        _ => false,
+    };
+    let start = before.iter().rposition(starts).map_or(0, |place| place.saturating_add(1));
+    before.get(start..).unwrap_or_default()
+}
+
+/// By what stands before a value, and by what comes after it.
+fn taker(before: &[Token], after: &[Token]) -> Taker {
+    let after = without_casts(after);
+    let (before, after) = without_coalesce(before, after);
+    let ends = matches!(after, [] | [Mark(';'), ..]);
+    let words: Vec<&str> =
+        statement(before).iter().map(|token| if let Word(word) = token { word } else { "" }).collect();
+    match (words.as_slice(), after) {
+        (["perform"], _) if ends => Taker::Nobody,
+        (["return" | "select"] | ["return", "next"] | ["return", "query", "select"], _) if ends => {
+            Taker::Place(Goes::Result)
+        }
+        (["select", "into", variable] | ["select", "into", "strict", variable], _) if ends => {
+            Taker::Variable((*variable).to_owned())
+        }
+        (["select"], [Word(into), rest @ ..]) if into == "into" => selected(rest),
+        _ => assigned(statement(before), ends)
+            .or_else(|| listed(before, after))
+            .or_else(|| selected_into_table(before, after))
+            .or_else(|| updated(before, after))
+            .unwrap_or(Taker::Place(Goes::Unknown)),
+    }
+}
+
+fn without_casts(tokens: &[Token]) -> &[Token] {
+    match tokens {
+        [Mark(':'), Mark(':'), Word(_), rest @ ..] => without_casts(rest),
+        other => other,
+    }
+}
+
+/// `coalesce(NEW.no, …)` is what it stands around.
+fn without_coalesce<'a>(before: &'a [Token], after: &'a [Token]) -> (&'a [Token], &'a [Token]) {
+    let outer = match (before, after) {
+        ([outer @ .., Word(coalesce), Mark('('), Word(_), Mark(',')], [Mark(')'), rest @ ..])
+        | (
+            [outer @ .., Word(coalesce), Mark('('), Word(_), Mark('.'), Word(_), Mark(',')],
+            [Mark(')'), rest @ ..],
+        ) if coalesce == "coalesce" => Some((outer, without_casts(rest))),
+        _ => None,
+    };
+    outer.unwrap_or((before, after))
+}
+
+/// What follows `SELECT … INTO`.
+fn selected(tokens: &[Token]) -> Taker {
+    match tokens {
+        [Word(strict), rest @ ..] if strict == "strict" => selected(rest),
+        [Word(row), Mark('.'), Word(column), Mark(';'), ..] if row == "new" => {
+            Taker::Place(Goes::New(column.clone()))
+        }
+        [Word(variable), Mark(';'), ..] => Taker::Variable(variable.clone()),
+        _ => Taker::Place(Goes::Unknown),
+    }
+}
+
+/// `NEW.column :=`, `variable :=`, and the same in a declaration.
+fn assigned(statement: &[Token], ends: bool) -> Option<Taker> {
+    let (left, is_declared) = match statement {
+        [left @ .., Mark(':'), Mark('=')] => (left, true),
+        [left @ .., Mark('=')] => (left, false),
+        [left @ .., Word(default)] if default == "default" => (left, true),
         _ => return None,
     };
     match left {
-        [.., Word(row), Mark('.'), Word(column)] if row == "new" => Some(column),
-        _ => None,
-    }
-}
-
-/// The names of the tables that a function's text writes to, without schemas. `None` where that is not certain.
-pub(super) fn writes(text: &str) -> Option<BTreeSet<String>> {
-    let tokens = tokens(text)?;
-    let mut found = BTreeSet::new();
-    for place in 0..tokens.len() {
-        let (before, here) = tokens.split_at(place);
-        let target = match here {
-            [Word(word), ..] if word == "execute" || word == "merge" => return None,
-            [Word(word), Word(into), rest @ ..] if word == "insert" && into == "into" => rest,
-            [Word(word), rest @ ..] if word == "update" && !is_clause(before) => rest,
-            _ => continue,
-        };
-        found.insert(table(target)?);
-    }
-    Some(found)
-}
-
-/// Whether an `UPDATE` after this is no statement: `FOR UPDATE`, `FOR NO KEY UPDATE`, `ON CONFLICT … DO UPDATE`.
-fn is_clause(before: &[Token]) -> bool {
-    matches!(before, [.., Word(word)] if matches!(word.as_str(), "for" | "key" | "do"))
-}
-
-/// The last part of the name that stands first.
-fn table(tokens: &[Token]) -> Option<String> {
-    match tokens {
-        [Word(only), rest @ ..] if only == "only" => table(rest),
-        [Word(_), Mark('.'), rest @ ..] => table(rest),
-        [Word(name), ..] => Some(name.clone()),
-        _ => None,
-    }
-}
-
-/// Without comments. `None` where the text holds what is not read here: quotes that a backslash hides, or by dollars.
-fn tokens(text: &str) -> Option<Vec<Token>> {
-    let mut found = Vec::new();
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        match c {
-            c if c.is_whitespace() => {}
-            '-' if rest.next_if_eq(&'-').is_some() => while rest.next_if(|c| *c != '\n').is_some() {},
-            '/' if rest.next_if_eq(&'*').is_some() => {
-                let mut depth = 1_u32;
-                while depth > 0 {
-                    match rest.next()? {
-                        '*' if rest.next_if_eq(&'/').is_some() => depth = depth.saturating_sub(1),
-                        '/' if rest.next_if_eq(&'*').is_some() => depth = depth.saturating_add(1),
-                        _ => {}
-                    }
-                }
-            }
-            '\'' => {
-                let text = quoted(&mut rest, '\'')?;
-                if text.contains("\\'") || text.ends_with('\\') {
-                    return None;
-                }
-                found.push(Literal(text));
-            }
-            '"' => found.push(Word(quoted(&mut rest, '"')?)),
-            '$' if !rest.peek().is_some_and(char::is_ascii_digit) => return None,
-            c if c == '_' || c == '$' || c.is_alphanumeric() => {
-                let mut word = String::from(c.to_ascii_lowercase());
-                while let Some(c) = rest.next_if(|c| *c == '_' || *c == '$' || c.is_alphanumeric()) {
-                    word.push(c.to_ascii_lowercase());
-                }
-                found.push(Word(word));
-            }
-            other => found.push(Mark(other)),
+        _ if !ends => None,
+        [Word(row), Mark('.'), Word(column)] if row == "new" => Some(Taker::Place(Goes::New(column.clone()))),
+        [Word(variable)] => Some(Taker::Variable(variable.clone())),
+        [Word(variable), types @ ..] if is_declared && types.iter().all(|token| matches!(token, Word(_))) => {
+            Some(Taker::Variable(variable.clone()))
         }
-    }
-    Some(found)
-}
-
-/// Up to the closing `quote`, which is doubled inside.
-fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, quote: char) -> Option<String> {
-    let mut text = String::new();
-    loop {
-        match rest.next()? {
-            c if c == quote && rest.next_if_eq(&quote).is_some() => text.push(quote),
-            c if c == quote => return Some(text),
-            other => text.push(other),
-        }
+        _ => None,
     }
 }
 
@@ -171,57 +284,91 @@ fn quoted(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, quote: char) -> O
 mod tests {
     use super::*;
 
-    fn of(text: &str) -> Option<Vec<(String, Option<String>)>> {
-        Some(draws(text)?.into_iter().map(|draw| (draw.name, draw.into)).collect())
+    fn of(text: &str) -> Option<String> {
+        let next = QualifiedName::new("public", "next_no");
+        let told = |goes: &Goes| match goes {
+            Goes::New(column) => format!("new.{column}"),
+            Goes::Column { schema, table, at: At::Name(name) } => {
+                format!(
+                    "{}{table}.{name}",
+                    schema.as_ref().map(|schema| format!("{schema}.")).unwrap_or_default()
+                )
+            }
+            Goes::Column { table, at: At::Place(place), .. } => format!("{table}.{place}"),
+            Goes::Result => "result".to_owned(),
+            Goes::Unknown => "?".to_owned(),
+        };
+        let draws = draws(text, &[&next])?.into_iter().map(|draw| {
+            let of = match draw.of {
+                Source::Sequence(name) => name,
+                Source::Computed => "any".to_owned(),
+                Source::Function(_) => "function".to_owned(),
+            };
+            let goes: Vec<String> = draw.goes.iter().map(told).collect();
+            format!("{of}>{}", goes.join(","))
+        });
+        Some(draws.collect::<Vec<_>>().join(" "))
     }
 
     #[test]
-    fn what_goes_into_a_column_of_the_new_row_is_told() {
-        for text in [
-            "BEGIN NEW.no := nextval('a.q'); RETURN NEW; END",
-            "BEGIN -- nextval('other')\n IF NEW.no IS NULL THEN new.\"no\" = pg_catalog.NEXTVAL('a.q'::regclass)::int; END IF; END",
-            "BEGIN NEW.no := coalesce(NEW.no, nextval('a.q')); /* nextval(x) */ RETURN NEW; END",
-            "BEGIN SELECT nextval('a.q') INTO NEW.no; RETURN NEW; END",
+    fn where_a_value_goes_is_told() {
+        for (text, told) in [
+            ("BEGIN NEW.no := nextval('a.q'); RETURN NEW; END", "a.q>new.no"),
+            (
+                "BEGIN -- nextval('other')\n IF NEW.no IS NULL THEN new.\"no\" = pg_catalog.NEXTVAL('a.q'::regclass)::int; END IF; END",
+                "a.q>new.no",
+            ),
+            (
+                "BEGIN NEW.no := coalesce(NEW.no, nextval('a.q')); /* nextval(x) */ RETURN NEW; END",
+                "a.q>new.no",
+            ),
+            ("BEGIN SELECT nextval('a.q') INTO NEW.no; RETURN NEW; END", "a.q>new.no"),
+            (
+                "BEGIN NEW.no := public.next_no(); NEW.x := next_no(1); x := other.next_no(); END",
+                "function>new.no function>new.x",
+            ),
+            ("BEGIN NEW.no := nextval(TG_ARGV[0]); RETURN NEW; END", "any>new.no"),
+            ("SELECT nextval('q')", "q>result"),
+            ("BEGIN RETURN nextval('q')::int; END", "q>result"),
+            ("BEGIN PERFORM nextval('q'); END", "q>"),
+            ("INSERT INTO s.t (a, b) VALUES (f(1, 2), nextval('q'))", "q>s.t.b"),
+            ("INSERT INTO t VALUES (1, nextval('q'), 3), (nextval('q'), 2, 3)", "q>t.1 q>t.0"),
+            ("INSERT INTO t (a, b) SELECT nextval('q'), x FROM y", "q>t.a"),
+            ("UPDATE t SET a = 1, b = nextval('q') WHERE c = 2", "q>t.b"),
+            (
+                "DECLARE v bigint; BEGIN v := nextval('q'); INSERT INTO t (v, x) VALUES (v, 1); IF v > 1 THEN RAISE NOTICE '%', v; END IF; \
+                 DELETE FROM u WHERE z = v; RETURN v; END",
+                "q>t.v,result",
+            ),
+            ("DECLARE v bigint := nextval('q'); w int; BEGIN w := v; NEW.x := w; RETURN NEW; END", "q>new.x"),
+            ("BEGIN SELECT nextval('q') INTO STRICT v; INSERT INTO t VALUES (v); END", "q>t.0,result"),
         ] {
-            assert_eq!(of(text), Some(vec![("a.q".to_owned(), Some("no".to_owned()))]), "{text}");
+            assert_eq!(of(text).as_deref(), Some(told), "{text}");
         }
     }
 
     #[test]
-    fn what_goes_elsewhere_is_not() {
+    fn what_is_not_certain_is_unknown() {
         for text in [
-            "BEGIN INSERT INTO log VALUES (nextval('a.q')); RETURN NEW; END",
-            "BEGIN NEW.no := nextval('a.q') * 10; RETURN NEW; END",
-            "BEGIN IF NEW.no = nextval('a.q') THEN RETURN NEW; END IF; END",
-            "BEGIN NEW.no := coalesce(NEW.other, nextval('a.q')); RETURN NEW; END",
-            "BEGIN v := nextval('a.q'); RETURN NEW; END",
+            "BEGIN NEW.no := nextval('q') * 10; RETURN NEW; END",
+            "BEGIN IF NEW.no = nextval('q') THEN RETURN NEW; END IF; END",
+            "SELECT setval('c', 7) + nextval('q')",
+            "WITH x AS (SELECT nextval('q') AS id) INSERT INTO t SELECT id FROM x",
+            "DECLARE v int := nextval('q'); BEGIN EXECUTE format('INSERT INTO t VALUES (%s)', v); END",
+            "DECLARE v int := nextval('q'); BEGIN PERFORM log(v); END",
+            "BEGIN r.id := nextval('q'); INSERT INTO t VALUES (r.*); END",
         ] {
-            assert_eq!(of(text), Some(vec![("a.q".to_owned(), None)]), "{text}");
+            assert_eq!(of(text).as_deref(), Some("q>?"), "{text}");
         }
-    }
-
-    #[test]
-    fn what_is_not_certain_is_not_read() {
         for text in [
-            "BEGIN NEW.no := nextval(TG_ARGV[0]); RETURN NEW; END",
             "BEGIN EXECUTE 'SELECT nextval(''q'')'; END",
+            "BEGIN EXECUTE 'INSERT INTO t VALUES (next_no())'; END",
             "BEGIN EXECUTE $q$SELECT 1$q$; END",
             "BEGIN RAISE E'\\''; PERFORM nextval('q'); END",
+            "plpy.execute(\"SELECT nextval('q')\")",
         ] {
-            assert_eq!(draws(text), None, "{text}");
+            assert_eq!(of(text), None, "{text}");
         }
-        assert_eq!(draws("SELECT $1 + 1"), Some(Vec::new()));
-    }
-
-    #[test]
-    fn the_tables_that_are_written_to_are_told() {
-        let of = |text: &str| writes(text).map(|tables| tables.into_iter().collect::<Vec<_>>().join(" "));
-        assert_eq!(of("BEGIN IF y THEN UPDATE ONLY s.\"B\" SET x = 1; END IF; END"), Some("B".to_owned()));
-        assert_eq!(
-            of("BEGIN INSERT INTO s.a VALUES (1) ON CONFLICT DO UPDATE SET x = 1; END"),
-            Some("a".to_owned())
-        );
-        assert_eq!(of("BEGIN SELECT 1 FROM c FOR NO KEY UPDATE; END"), Some(String::new()));
-        assert_eq!(of("BEGIN EXECUTE format('x'); END"), None);
+        assert_eq!(of("SELECT $1 + 1, next_number()").as_deref(), Some(""));
     }
 }

@@ -3,13 +3,19 @@
 //! In: an SQL connection to either server. Out: a [`Catalog`], found by OID through `pg_depend` and the column
 //! defaults, never by guessing names. It never writes, and it reads no sequence's value (see [`crate::readings`]).
 
+mod callers;
 pub mod coverage;
 pub mod default_expression;
 mod draws;
 mod load;
 mod named_in_text;
+mod node_tree;
 mod suspects;
+mod takers;
+mod targets;
+mod tokens;
 mod views;
+mod written;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;

@@ -84,13 +84,7 @@ pub(super) async fn named(client: &Client, sequences: &[Sequence]) -> Result<Nam
         found.extend(names(&expression).into_iter().map(|name| (row, name)));
     }
     let bytes: Vec<&[u8]> = found.iter().map(|(_, name)| name.as_slice()).collect();
-    let mut texts: HashMap<i64, String> = HashMap::new();
-    for row in client.query(DECODED, &[&bytes]).await? {
-        // What is no text to us is no name that we know.
-        if let Ok(text) = row.try_get(1) {
-            texts.insert(row.try_get(0)?, text);
-        }
-    }
+    let texts = decoded(client, &bytes).await?;
     let names = Names::of(sequences, Path::read(client).await?);
     for (place, (row, _)) in (1_i64..).zip(&found) {
         let Some(written) = texts.get(&place) else { continue };
@@ -114,6 +108,17 @@ pub(super) async fn named(client: &Client, sequences: &[Sequence]) -> Result<Nam
         }
     }
     Ok(named)
+}
+
+/// Texts of the database, by their places from 1 on. What is no text to us is left out.
+pub(super) async fn decoded(client: &Client, bytes: &[&[u8]]) -> Result<HashMap<i64, String>, Error> {
+    let mut texts = HashMap::new();
+    for row in client.query(DECODED, &[&bytes]).await? {
+        if let Ok(text) = row.try_get(1) {
+            texts.insert(row.try_get(0)?, text);
+        }
+    }
+    Ok(texts)
 }
 
 /// What `doubtful` says of each sequence, but of columns that are known to take their values from one of that name: that is

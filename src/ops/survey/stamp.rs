@@ -1,5 +1,5 @@
 //! A short text that changes whenever a definition changes that a survey goes by: a table, column, default, index, sequence,
-//! function, trigger, owner, right or publication, or where sessions look for names without a schema.
+//! function, trigger, rule, owner, right or publication, or where sessions look for names without a schema.
 //!
 //! In: a connection. Out: a sum over the transactions that wrote each row of the catalogs. Statistics are written in place
 //! and do not show in it, nor do the values of sequences, nor other settings: a cutover changes one in its pause.
@@ -25,6 +25,7 @@ const CATALOGS: &[(&str, &str, &str)] = &[
     ("pg_type", "oid", "oid >= 16384"),
     ("pg_proc", "oid", "oid >= 16384"),
     ("pg_trigger", "oid", "true"),
+    ("pg_rewrite", "oid", "oid >= 16384"),
     ("pg_namespace", "oid", "true"),
     ("pg_auth_members", "roleid::text || ' ' || member", "true"),
     ("pg_publication", "oid", "true"),
