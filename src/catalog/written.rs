@@ -5,7 +5,7 @@ use super::draws::{At, Goes, Taker, call, statement};
 use super::tokens::Token::{self, Mark, Word};
 
 /// How many items of a list stand before its last one, and what comes before the list. `opens` is what the list begins with.
-fn item<'a>(before: &'a [Token], opens: impl Fn(&Token) -> bool) -> Option<(usize, &'a [Token])> {
+fn item(before: &[Token], opens: impl Fn(&Token) -> bool) -> Option<(usize, &[Token])> {
     let (mut place, mut depth) = (0_usize, 0_usize);
     if !before.last().is_some_and(|token| *token == Mark(',') || opens(token)) {
         return None;
