@@ -163,8 +163,7 @@ async fn ordinary(publisher: u32, subscriber: u32) {
     let json = verified.json().unwrap();
     let all = json["sequences"].as_array().unwrap();
     assert!(all.len() > 20, "{}", verified.all());
-    let mut said =
-        all.iter().filter(|one| one["suspects"] != serde_json::json!([])).map(|one| one.to_string());
+    let mut said = all.iter().filter(|one| one["suspects"] != serde_json::json!([])).map(ToString::to_string);
     assert_eq!(said.next(), None);
     // A default by a function is known, and cannot be inverted.
     let past = |one: &serde_json::Value| one["verdict"] == "past" || one["sequence"] == "public.q8";
