@@ -34,7 +34,7 @@ pub struct ReverseArgs {
     /// How the OLD server reaches the NEW one [default: as --subscriber]
     #[arg(long, value_name = "CONNINFO")]
     connection: Option<String>,
-    /// How long the forward subscription may take to apply the rest
+    /// How long the forward subscription may take to apply the rest, and older sessions to end
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     wait: Duration,
     /// With --status: how long to look for ids that are drawn, at most 60s

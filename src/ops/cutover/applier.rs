@@ -54,11 +54,7 @@ impl Applier {
     /// have to be there, whoever else applies some.
     async fn all_of(&self, sides: &Sides, publisher: &Client) -> Result<Vec<Applier>, Stop> {
         let now = subscriptions(sides).await?;
-        let slots: Vec<&str> = now.iter().filter_map(|s| s.slot.as_deref()).collect();
-        let sql = "SELECT slot_name::text FROM pg_replication_slots WHERE slot_name = ANY($1) AND database = current_database()";
-        let rows = Side::Publisher.rows(publisher, sql, &[&slots]).await?;
-        let fed: Vec<String> =
-            rows.iter().map(|row| Side::Publisher.get(row, 0)).collect::<Result<_, _>>()?;
+        let fed = slots_here(publisher, &now).await?;
         let mut all = vec![self.clone()];
         let is_this = |other: &Subscription| match self {
             Applier::Subscription { name, .. } => other.name == *name,
@@ -275,6 +271,24 @@ impl Applier {
             _ => String::new(),
         })
     }
+}
+
+/// The enabled subscriptions of the subscriber's database that another server feeds, for people.
+pub(super) async fn elsewhere(sides: &Sides, publisher: &Client) -> Result<Vec<String>, SidesError> {
+    let now = subscriptions(sides).await?;
+    let fed = slots_here(publisher, &now).await?;
+    let is_here = |one: &Subscription| one.slot.as_ref().is_some_and(|slot| fed.contains(slot));
+    let others = now.iter().filter(|one| one.enabled && !is_here(one));
+    Ok(others.map(|one| quote_identifier(&one.name)).collect())
+}
+
+/// Those of the subscriptions' slots that are in the publisher's database.
+async fn slots_here(publisher: &Client, subscriptions: &[Subscription]) -> Result<Vec<String>, SidesError> {
+    let slots: Vec<&str> = subscriptions.iter().filter_map(|s| s.slot.as_deref()).collect();
+    let sql = "SELECT slot_name::text FROM pg_replication_slots
+                WHERE slot_name = ANY($1) AND database = current_database()";
+    let rows = Side::Publisher.rows(publisher, sql, &[&slots]).await?;
+    rows.iter().map(|row| Side::Publisher.get(row, 0)).collect()
 }
 
 /// The subscriptions of the subscriber's database as they are now.

@@ -7,7 +7,7 @@ mod proof;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::applier::{Applier, confirmed, emit};
+use super::applier::{Applier, confirmed, elsewhere, emit};
 use super::stop::{Blocker, Stop};
 use super::witness::Witness;
 use super::writes::{self, Undo};
@@ -168,6 +168,7 @@ impl<'a> Gate<'a> {
             .into());
         }
         self.nobody_exempt(by).await?;
+        self.nobody_feeds(by).await?;
         if by == WritesStopped::ByUs {
             writes::may_stop(&self.control.client, &self.own_sessions()).await??;
         }
@@ -207,6 +208,12 @@ impl<'a> Gate<'a> {
             && !self.sidecar_has(self.fence, give_up).await?
         {
             self.notes.push(format!("no seqshadow streams from slot {name}"));
+        }
+        for other in elsewhere(self.sides, &self.publisher.client).await? {
+            self.notes.push(format!(
+                "subscription {other} of the subscriber gets its rows from another server: ids that it brings later are \
+                 no part of the proof"
+            ));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod attack;
 mod databases;
+mod elsewhere;
 mod function;
 mod killed;
 mod lost;

@@ -10,6 +10,7 @@ use crate::ops::cutover::stop::{Blocker, Stop};
 use crate::ops::cutover::writes;
 use crate::ops::read_only::{self, NewSessions, SETTING, Said};
 use crate::sides::SidesError;
+use crate::subscriber::subscription;
 use crate::types::{quote_identifier, quote_literal};
 
 impl Gate<'_> {
@@ -20,6 +21,7 @@ impl Gate<'_> {
         give_up: Instant,
     ) -> Result<(), Stop> {
         self.nobody_exempt(by).await?;
+        self.nobody_feeds(by).await?;
         match by {
             WritesStopped::ByUs => {
                 let control = &self.control.client;
@@ -137,8 +139,31 @@ impl Gate<'_> {
             )
             .into());
         }
-        self.nobody_exempt(if self.undo.is_some() { WritesStopped::ByUs } else { WritesStopped::BySetting })
-            .await
+        let by = if self.undo.is_some() { WritesStopped::ByUs } else { WritesStopped::BySetting };
+        self.nobody_feeds(by).await?;
+        self.nobody_exempt(by).await
+    }
+
+    /// The publisher may be a subscriber itself: no setting keeps its workers from writing on.
+    pub(super) async fn nobody_feeds(&self, by: WritesStopped) -> Result<(), Stop> {
+        if by == WritesStopped::AsTheOperatorSays {
+            return Ok(());
+        }
+        let all = subscription::load(&self.publisher.client).await.map_err(SidesError::on_publisher)?;
+        let Some(name) = all.iter().find(|one| one.enabled).map(|one| quote_identifier(&one.name)) else {
+            return Ok(());
+        };
+        Err(Blocker::new(
+            "publisher-subscribes",
+            format!(
+                "subscription {name} of the publisher itself is enabled: what it brings goes on being written there, and \
+                 is passed on, whatever is set for sessions"
+            ),
+            format!(
+                "on the publisher: ALTER SUBSCRIPTION {name} DISABLE; or say --writes-stopped if nothing comes by it"
+            ),
+        )
+        .into())
     }
 
     /// No role may have a setting of its own that lets it write on.
