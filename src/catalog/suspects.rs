@@ -165,7 +165,6 @@ impl Judge<'_> {
         target: &Target,
         goes: &std::collections::BTreeSet<Goes>,
     ) -> bool {
-        let lands = goes.iter().any(|goes| self.is_known_column(target, goes));
         let callers = self.callers(function.oid);
         let is_known = |caller: &Caller, column: &str| self.known.takes(target, &caller.table, column);
         goes.iter().all(|goes| match goes {
@@ -175,13 +174,11 @@ impl Judge<'_> {
                 let triggers = callers.iter().filter(|caller| caller.column.is_none());
                 triggers.into_iter().all(|caller| is_known(caller, column))
             }
+            // What an application does with the result is not known of `nextval` itself either.
             Goes::Result => {
-                let is_called = !callers.is_empty()
-                    || self.takers.called.contains(&function.oid)
-                    || self.rules.iter().any(|rule| rule.functions.contains(&function.oid));
                 let mut defaults =
                     callers.iter().filter_map(|caller| Some((caller, caller.column.as_ref()?)));
-                (lands || is_called) && defaults.all(|(caller, column)| is_known(caller, column))
+                defaults.all(|(caller, column)| is_known(caller, column))
             }
         })
     }

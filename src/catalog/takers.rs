@@ -76,11 +76,10 @@ pub(super) struct Function {
     pub through: Option<QualifiedName>,
 }
 
-/// The functions, and those of them that another one calls.
+/// The functions that take values.
 #[derive(Default)]
 pub(super) struct Takers {
     pub functions: BTreeMap<u32, Function>,
-    pub called: HashSet<u32>,
 }
 
 /// What a function hands on.
@@ -115,7 +114,7 @@ impl Takers {
             for row in client.query(&format!("{FUNCTIONS}{CALLING}"), &[&of_names, &oids]).await? {
                 let Some(new) = function(&row)? else { continue };
                 let function = found.functions.entry(new.oid).or_insert(new);
-                found.called.extend(function.call(&callees, names));
+                function.call(&callees, names);
             }
         }
         // Who knows where it ends.
@@ -194,8 +193,8 @@ impl Function {
         }
     }
 
-    /// What it takes by calling `callees`; which of these it calls.
-    fn call(&mut self, callees: &[Callee], names: &Names<'_>) -> Vec<u32> {
+    /// What it takes by calling `callees`.
+    fn call(&mut self, callees: &[Callee], names: &Names<'_>) {
         let text = self.text.to_ascii_lowercase();
         let mut callees: Vec<&Callee> = callees
             .iter()
@@ -228,9 +227,7 @@ impl Function {
                 ),
             }
         }
-        let mut called = Vec::new();
         for (callee, goes) in calls {
-            called.push(callee.oid);
             self.through.get_or_insert_with(|| callee.name.clone());
             for target in &callee.targets {
                 self.takes.entry(target.clone()).or_default().push(goes.clone());
@@ -239,7 +236,6 @@ impl Function {
                 self.compute(names, goes);
             }
         }
-        called
     }
 
     /// A value of a sequence that is not named at the place: of those that it has the names of, somewhere.

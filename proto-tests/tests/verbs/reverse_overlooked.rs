@@ -1,18 +1,19 @@
 //! `reverse`: a table whose rows never came is found before anything is changed, and no secret is printed.
 
-use crate::reverse::{READ_ONLY, TABLES, refused, reverse, switched};
+use crate::reverse::{READ_ONLY, TABLES, as_ours, refused, reverse, switched};
 use proto_tests::stage::Stage;
 use proto_tests::verb;
 
 /// The forward slot confirms rows of a table that the subscription has never heard of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_was_never_subscribed_keeps_the_forward_slot() {
-    let stage = Stage::replicating(15, 17, TABLES).await.unwrap();
+    let mut stage = Stage::replicating(15, 17, TABLES).await.unwrap();
     stage.pair.on_both("CREATE TABLE fresh (id bigserial PRIMARY KEY, note text)").await.unwrap();
     stage.pair.grant(&["public"]).await.unwrap();
     stage.on_publisher("INSERT INTO fresh (note) SELECT 'x' FROM generate_series(1, 20)").await;
     stage.pair.catch_up().await.unwrap();
     stage.on_publisher(READ_ONLY).await;
+    as_ours(&mut stage).await;
     refused(&stage, &[], 4, "their rows have not come: public.fresh").await;
     refused(&stage, &["--dry-run"], 4, "ALTER SUBSCRIPTION sub REFRESH PUBLICATION;").await;
     stage.on_subscriber("ALTER SUBSCRIPTION sub REFRESH PUBLICATION").await;
