@@ -41,7 +41,8 @@ const FIRST: &str = "(parsed.sequences IS NOT NULL OR p.prosrc ILIKE '%nextval%'
 
 /// Those that may call others, by the names and the OIDs of these.
 const CALLING: &str = "(parsed.functions && $2::oid[]
-    OR EXISTS (SELECT FROM unnest($1::text[]) AS called (name) WHERE strpos(lower(p.prosrc), lower(called.name)) > 0))";
+    OR EXISTS (SELECT FROM (SELECT lower(p.prosrc) AS text OFFSET 0) AS body, unnest($1::text[]) AS called (name)
+                WHERE strpos(body.text, called.name) > 0))";
 
 /// So deep are calls followed.
 const DEPTH: usize = 8;
@@ -109,7 +110,10 @@ impl Takers {
             if callees.is_empty() {
                 return Ok(found);
             }
-            let of_names: Vec<&str> = callees.iter().map(|callee| callee.name.name.as_str()).collect();
+            // A schema for each customer has as many functions of one name.
+            let of_names: BTreeSet<String> =
+                callees.iter().map(|callee| callee.name.name.to_ascii_lowercase()).collect();
+            let of_names: Vec<String> = of_names.into_iter().collect();
             let oids: Vec<u32> = callees.iter().map(|callee| callee.oid).collect();
             for row in client.query(&format!("{FUNCTIONS}{CALLING}"), &[&of_names, &oids]).await? {
                 let Some(new) = function(&row)? else { continue };
@@ -196,10 +200,13 @@ impl Function {
     /// What it takes by calling `callees`.
     fn call(&mut self, callees: &[Callee], names: &Names<'_>) {
         let text = self.text.to_ascii_lowercase();
+        let mut said: HashMap<&str, bool> = HashMap::new();
+        let mut is_said =
+            |name| *said.entry(name).or_insert_with(|| text.contains(&name.to_ascii_lowercase()));
         let mut callees: Vec<&Callee> = callees
             .iter()
             .filter(|callee| callee.oid != self.oid)
-            .filter(|callee| self.tree.is_some() || text.contains(&callee.name.name.to_ascii_lowercase()))
+            .filter(|callee| self.tree.is_some() || is_said(callee.name.name.as_str()))
             .collect();
         if callees.len() > ALIKE {
             let own = |callee: &&Callee| callee.name.schema == self.name.schema;

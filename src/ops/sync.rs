@@ -125,6 +125,8 @@ impl Mover<'_> {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+        // What the sidecar, or somebody's nextval, has put in place may not be flushed either.
+        durable_at = durable_at.max(within(self.advancer.wal_end(self.client)).await?.end);
         self.wait_durable(durable_at).await?;
         let mut synced = Synced {
             schema: SCHEMA,

@@ -98,8 +98,7 @@ pub(super) async fn findings(context: &Context<'_>) -> Result<Vec<Finding>, Side
         let message = "does not exist on the publisher";
         found.push(
             Finding::on_publisher(&MISSING, format!("publication {quoted}"), message)
-                .mend(format!("CREATE PUBLICATION {quoted} FOR ALL TABLES;"))
-                .advise("or name another with --publication"),
+                .advise("name another with --publication, or let seqshadow setup make one"),
         );
     }
     found.extend(coverage(context).await?);

@@ -211,7 +211,7 @@ impl<'a> Gate<'a> {
         }
         for other in elsewhere(self.sides, &self.publisher.client).await? {
             self.notes.push(format!(
-                "subscription {other} of the subscriber gets its rows from another server: ids that it brings later are \
+                "subscription {other} of the subscriber gets its rows from elsewhere: ids that it brings later are \
                  no part of the proof"
             ));
         }

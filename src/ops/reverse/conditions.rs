@@ -417,9 +417,9 @@ impl Conditions {
                     list(&sessions)
                 ),
                 format!(
-                    "their rows would be lost: end them there while this waits (--wait), with SELECT \
-                     pg_terminate_backend({first}); whoever connects from then on is bound. Or say --writes-stopped, if \
-                     cutover --stop-writes has ended the older ones, or they write no more"
+                    "if cutover --stop-writes has ended the older ones, or they write no more, say --writes-stopped. Else \
+                     their rows would be lost: end them there while this waits (--wait), with SELECT \
+                     pg_terminate_backend({first}); whoever connects from then on is bound"
                 ),
             );
         }

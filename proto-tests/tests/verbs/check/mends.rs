@@ -74,7 +74,7 @@ const ALL: &[(&str, Mends)] = &[
     ("subscriber-sequence-update", Runs),
     ("subscriber-sequence-select", Runs),
     ("subscriber-column-select", Runs),
-    ("publication-missing", Runs),
+    ("publication-missing", Never(NO_NAME)),
     ("tables-not-published", Runs),
     ("inserts-not-published", Runs),
     ("id-not-in-column-list", Never(NO_NAME)),

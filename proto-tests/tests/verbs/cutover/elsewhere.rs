@@ -58,7 +58,7 @@ async fn a_subscription_from_another_server_is_noted() {
     let cut = run(&stage.pair, directory.path(), &["--stop-writes", "--subscription=sub"]);
     assert_eq!(cut.code(), 0, "{}", cut.all());
     assert!(
-        cut.stdout.contains("subscription up of the subscriber gets its rows from another"),
+        cut.stdout.contains("subscription up of the subscriber gets its rows from elsewhere"),
         "{}",
         cut.all()
     );
