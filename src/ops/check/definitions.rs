@@ -197,7 +197,7 @@ fn missing(
     found
 }
 
-/// It never goes back: where the subscriber's sequence stands outside the publisher's bounds, it goes on to the nearer
+/// As it stands now, nothing goes back by it: where the subscriber's sequence stands outside the publisher's bounds, it goes on to the nearer
 /// one if that lies ahead, and keeps its own bound if it does not.
 fn definition_differs((one, there): (&Managed, &Sequence)) -> Option<Finding> {
     let mismatch = one.publisher_value()?.mismatch.as_ref()?;
@@ -221,7 +221,10 @@ fn definition_differs((one, there): (&Managed, &Sequence)) -> Option<Finding> {
              publisher's sequence the same, or acknowledge that they differ"
         ),
         (false, Some(value)) => {
-            format!("it stands at {last}, before the publisher's first value, and goes on at {value}")
+            format!(
+                "it stands at {last}, before the publisher's first value, and goes on at {value}: run this only while \
+                 that is so, and check again if it has moved since, for RESTART would then set it back"
+            )
         }
         (false, None) => String::new(),
     }))

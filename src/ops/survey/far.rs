@@ -129,20 +129,12 @@ async fn follow_near(
             .filter(|(_, one)| one.excluded.is_none() && one.set_aside().next().is_some())
             .flat_map(|(index, one)| cheap(one).map(move |consumer| (index, consumer.clone())))
             .collect();
-        let question = |(key, (index, consumer)): (usize, &'_ (usize, Consumer))| {
-            let one = managed.get(*index)?;
-            Some((key, consumer.clone(), one.descending(), one.limit(outliers)))
-        };
-        let asked: Vec<_> = columns.iter().enumerate().filter_map(question).collect();
-        let questions: Vec<Question<'_>> = asked
-            .iter()
-            .map(|(key, consumer, descending, limit)| Question {
-                key: *key,
-                consumer,
-                descending: *descending,
-                limit: *limit,
-            })
-            .collect();
+        let mut questions = Vec::new();
+        for (key, (index, consumer)) in columns.iter().enumerate() {
+            let Some(one) = managed.get(*index) else { continue };
+            let (descending, limit) = (one.descending(), one.limit(outliers));
+            questions.push(Question { key, consumer, descending, limit });
+        }
         let (answers, _) = on_subscriber(tables::furthest(client, &questions)).await?;
         restless.clear();
         for answer in answers {

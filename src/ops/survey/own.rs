@@ -54,22 +54,12 @@ pub(super) async fn own_tables(
             .filter(|(_, c)| !c.partitioned && !matches!(c.readable, Readable::No(_)))
             .collect();
         let is_quick = |c: &Consumer| tables::is_cheap(c) && c.readable == Readable::Yes(IdFormat::Integer);
-        let question = |(key, &(index, consumer)): (usize, &(usize, &'_ Consumer))| {
-            let one = managed.get(index)?;
+        let mut questions = Vec::new();
+        for (key, (index, consumer)) in columns.iter().enumerate().filter(|(_, (_, c))| is_quick(c)) {
+            let Some(one) = managed.get(*index) else { continue };
             let (descending, limit) = (one.descending(), limit(settings, one));
-            Some((key, consumer.clone(), descending, limit))
-        };
-        let asked: Vec<_> =
-            columns.iter().enumerate().filter(|(_, (_, c))| is_quick(c)).filter_map(question).collect();
-        let questions: Vec<Question<'_>> = asked
-            .iter()
-            .map(|(key, consumer, descending, limit)| Question {
-                key: *key,
-                consumer,
-                descending: *descending,
-                limit: *limit,
-            })
-            .collect();
+            questions.push(Question { key, consumer, descending, limit });
+        }
         let (answers, refused) = on_subscriber(tables::furthest(client, &questions)).await?;
         found.extend(answers.into_iter().map(|a| (a.key, a.within, a.beyond)));
         let why_refused: HashMap<usize, Trouble> = refused.into_iter().collect();
